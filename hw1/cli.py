@@ -1,0 +1,115 @@
+"""`python -m hw1`: the order of things, messages and exit codes. Imports no torch, and the rest only when needed."""
+
+import os
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hw1.errors import UserError, one_line
+from hw1.paths import conf_dir
+
+if TYPE_CHECKING:
+    from hw1.sweep import Planned
+
+OK, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+NAMES = (
+    "experiment dataset model optimizer loss batch_size epochs steps depth width alpha seed init_seed order_seed "
+    "replicas device threads jobs"
+)
+EXAMPLES = (
+    ("python -m hw1", "the default experiment: fit a function, in seconds"),
+    ("python -m hw1 experiment=sensitivity batch_size=16,64,256 -m", "three batch sizes beside one another"),
+    ("python -m hw1 experiment=sensitivity model=mlp model.dropout=0,0.5 dataset.subset=5000 -m", "any key, any group"),
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command line; what it returns is the exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if any(word in ("--help", "-h") for word in words):
+        print(help_text())
+        return OK
+    try:
+        return _run(words)
+    except UserError as error:
+        return complain(error)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+
+
+def complain(error: Exception) -> int:
+    """Say what is wrong in one line on stderr, or with HYDRA_FULL_ERROR=1 where; the exit code of bad input."""
+    if os.environ.get("HYDRA_FULL_ERROR") == "1":
+        raise error
+    print(f"error: {one_line(error)}", file=sys.stderr)
+    return BAD_INPUT
+
+
+def _run(words: list[str]) -> int:
+    from hw1 import sweep
+
+    arguments = sweep.parse(words)
+    if arguments.cfg or arguments.info or arguments.hydra_help or arguments.shell_completion:
+        flags = [word for word in words if word not in ("-m", "--multirun")]
+        sweep.launch(flags)
+        return OK
+    planned = sweep.plan(arguments)
+    return _launch(planned, sweep.typed_command(words))
+
+
+def _launch(planned: "Planned", command: str) -> int:
+    from rich.console import Console
+
+    from hw1 import outcome, sweep
+    from hw1.terminal import Display
+
+    console = Console()
+    outcome.announce(planned, command, console)
+    jobs = {folder: job.name(planned.keys) for folder, job in zip(planned.folders, planned.jobs, strict=True)}
+    interrupted = False
+    try:
+        with Display(jobs, console):
+            sweep.launch(planned.arguments)
+    except KeyboardInterrupt:
+        interrupted = True
+    except SystemExit as error:
+        # Hydra's own failure, or a launcher's: what the jobs left on disk says more.
+        console.print(f"Hydra ended with exit code {error.code}", markup=False)
+    finished = outcome.report(planned, console)
+    return INTERRUPTED if interrupted else finished
+
+
+def help_text() -> str:
+    """What `--help` prints: experiments, names to sweep, examples; read from the config files, without Hydra."""
+    lines = ["hw1: controlled experiments on how small neural networks train and generalise.", "", "Experiments:"]
+    files = sorted((conf_dir() / "experiment").glob("*.yaml"))
+    for file in files:
+        lines.append(f"  {'experiment=' + file.stem:<26} {question(file)}")
+    lines += ["", "Names to set or sweep (a,b,c and -m); all else by its group, such as model.dropout or optimizer.lr:"]
+    lines += [f"  {NAMES}", ""]
+    for group in ("dataset", "model", "optimizer", "loss"):
+        options = ", ".join(sorted(file.stem for file in (conf_dir() / group).glob("*.yaml")))
+        lines.append(f"  {group:<10} {options}")
+    lines += ["", "Examples:"]
+    lines += [f"  {command}\n      {meaning}" for command, meaning in EXAMPLES]
+    lines += [
+        "",
+        "  python -m hw1 --cfg job                      the whole configuration",
+        "  python -m hw1.runs list | show | verify | rm the store of trained networks",
+        "",
+        "Results: outputs/<date>/<time>, or multirun/<date>/<time> with -m. Exit codes: 0 all jobs ok, 1 some failed,",
+        "2 bad input (nothing started), 130 interrupted. HYDRA_FULL_ERROR=1 shows tracebacks.",
+    ]
+    return "\n".join(lines)
+
+
+def question(file: Path) -> str:
+    """The question that an experiment's config file asks: its first comment that is no directive."""
+    for line in file.read_text(encoding="utf-8").splitlines():
+        text = re.match(r"#\s+(?!@package)(.+)", line)
+        if text:
+            return text.group(1)
+    return ""

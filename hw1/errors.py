@@ -1,0 +1,15 @@
+"""What went wrong, said in one line to the person who typed the command."""
+
+
+class UserError(Exception):
+    """Bad input: the command line, a config file, a data file or a folder.
+
+    The message is one line that names the key or file, the value, and what is allowed; the command line prints it
+    after ``error: `` and ends with exit code 2.
+    """
+
+
+def one_line(message: object) -> str:
+    """Any message as one line without control characters, which a terminal would obey."""
+    words = " ".join(str(message).split())
+    return "".join(character if character.isprintable() else "?" for character in words)

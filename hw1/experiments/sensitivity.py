@@ -1,0 +1,111 @@
+"""Are networks trained with larger batches less sensitive to their input?
+
+Three sensitivities of trained networks on the test split, beside their accuracy. What it cannot say: at fixed epochs a
+larger batch takes fewer steps, so a difference between batch sizes is one of both; `steps=…` holds the steps, and
+`schedule.scaling` the ratio of rate to batch. Sensitivity near the data says nothing of points far from it.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, ClassVar
+
+import numpy as np
+import pandas as pd
+
+from hw1.errors import UserError
+from hw1.experiments import Tables, summary
+from hw1.quantities import quantity
+from hw1.recipe import Recipe
+from hw1.schema import Range
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from hw1.laboratory import Run
+
+MEASURES = ("softmax_jacobian", "logit_jacobian", "loss_gradient")
+BESIDE = [f"{split}_{kind}" for kind in ("loss", "accuracy") for split in ("train", "validation", "test")]
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """How much a trained network's output moves with its input, against the batch size it was trained with."""
+
+    examples: Annotated[int, Range(1, 1e9)] | None  # test examples probed, the first so many; None: all
+
+    headline: ClassVar[str] = "softmax_jacobian"
+
+    def recipes(self, base: Recipe) -> dict[str, Recipe]:
+        """One run, as configured."""
+        return {"trained": base}
+
+    def measure(self, runs: "dict[str, Run]") -> Tables:
+        """Tables `sensitivity` (a row per replica and measure), `history` and `summary`."""
+        run = runs["trained"]
+        per_replica = summary(run)
+        found = [self._of_replica(run, replica) for replica in per_replica["replica"]]
+        for name in MEASURES:
+            per_replica[name] = [values[name] for values in found]
+        long = per_replica.melt(
+            id_vars=["replica", *BESIDE, "steps"],
+            value_vars=list(MEASURES),
+            var_name="measure",
+            value_name="sensitivity",
+        )
+        long["batch_size"], long["unit"] = run.recipe.batch_size, run.dataset.unit
+        columns = ["replica", "batch_size", "measure", "sensitivity", *BESIDE, "steps", "unit"]
+        table = long.sort_values(["replica", "measure"], key=_order)[columns]
+        return {"sensitivity": table, "history": run.history, "summary": per_replica}
+
+    def _of_replica(self, run: "Run", replica: int) -> dict[str, float]:
+        # Here, so that drawing needs no torch.
+        from torch import nn
+
+        from hw1.measures.sensitivity import input_sensitivity
+
+        splits = run.splits
+        if splits.task != "classification":
+            raise UserError("experiment=sensitivity: needs a data set of classes, such as mnist or digits")
+        if run.status[replica] != "ok":
+            return dict.fromkeys(MEASURES, np.nan)
+        inputs, labels = splits.inputs["test"][: self.examples], splits.targets["test"][: self.examples]
+        found = input_sensitivity(run.network(replica), inputs, labels, nn.CrossEntropyLoss(reduction="none"))
+        return {name: getattr(found, name).double().mean().item() for name in MEASURES}
+
+    def draw(self, tables: Tables, swept: list[str]) -> "dict[str, Figure]":
+        """`sensitivity`: each measure (log axis) and the test accuracy against the batch size (log₂ axis)."""
+        from hw1 import figures
+
+        table = tables["sensitivity"]
+        others = [key for key in swept if key not in ("batch_size", "seed", "init_seed", "order_seed")]
+        figure, grid = figures.new_figure(2, 2, 9.6, 7.2, sharex=True)
+        first = table[table["measure"] == MEASURES[0]]
+        panels = [(name, table[table["measure"] == name], "sensitivity") for name in MEASURES]
+        panels.insert(1, ("test_accuracy", first, "test_accuracy"))
+        for axes, (metric, rows, column) in zip(grid.flat, panels, strict=True):
+            for label, colour, marker, family in figures.families(rows, others):
+                figures.mean_line(axes, family, "batch_size", column, metric, colour, label, marker)
+            what = quantity(metric)
+            axes.set_title(what.label)
+            axes.set_ylabel(_wrapped(what.definition), fontsize=8.5)
+            figures.powers_axis(axes, table["batch_size"].tolist())
+            if what.scale == "log":
+                figures.plain_log_axis(axes)
+        for axes in grid[1]:
+            axes.set_xlabel("batch size (examples per step, log₂ axis)")
+        if others:
+            grid[0, 1].legend(fontsize=8.5)
+        n = figures.counted(first.dropna(subset=["sensitivity"]), ["batch_size", *others])
+        bars = "mean and 95 % t-interval over replicas" if n != "n=1" else "one replica, no interval"
+        title = "Input sensitivity of trained networks against batch size"
+        figure.suptitle(f"{title}\n{bars}, {n}; input unit: {table['unit'].iloc[0]}", fontsize=11)
+        return {"sensitivity": figure}
+
+
+def _order(column: pd.Series) -> pd.Series:
+    return column.map({name: place for place, name in enumerate(MEASURES)}) if column.name == "measure" else column
+
+
+def _wrapped(text: str) -> str:
+    import textwrap
+
+    return "\n".join(textwrap.wrap(text, 52))

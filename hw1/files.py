@@ -1,0 +1,60 @@
+"""Writing files that others may be reading: a reader sees the old content or the new, never a part."""
+
+import json
+import os
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+# The very values that were written: a model may be called None, and a float is not its neighbour (pandas before 3.1
+# rounds unless told; from 3.1 on it is exact and the argument deprecated).
+_AS_WRITTEN: dict[str, Any] = {"keep_default_na": False, "na_values": ["", "nan", "NaN"]}
+if tuple(int(part) for part in pd.__version__.split(".")[:2]) < (3, 1):
+    _AS_WRITTEN["float_precision"] = "round_trip"
+
+
+def write_atomically(file: Path, text: str) -> None:
+    """Replace a file in one step; a reader sees the old content or the new, never a part."""
+    scratch = file.with_name(f".{file.name}.{os.getpid()}.{threading.get_ident()}.tmp")
+    scratch.write_text(text, encoding="utf-8", newline="")
+    scratch.replace(file)
+
+
+def write_json(file: Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON object atomically, keys in the order given."""
+    write_atomically(file, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_table(file: Path, table: pd.DataFrame) -> None:
+    """Write a table as CSV, atomically; floats round-trip, and texts that a spreadsheet would run are disarmed."""
+    write_atomically(file, _guarded(table).to_csv(index=False, lineterminator="\n"))
+
+
+def read_table(file: Path) -> pd.DataFrame:
+    """Read a CSV of ours, floats bit for bit; texts such as "None" stay texts."""
+    return pd.read_csv(file, **_AS_WRITTEN)
+
+
+def _guarded(frame: pd.DataFrame) -> pd.DataFrame:
+    """A copy in which no string, column names included, is a formula to a spreadsheet."""
+    guarded = frame.rename(columns=_guard)
+    for position, (_, column) in enumerate(guarded.items()):
+        if not (pd.api.types.is_numeric_dtype(column) or pd.api.types.is_bool_dtype(column)):
+            replaced = {value: _guard(value) for value in column.unique() if value != _guard(value)}
+            if replaced:
+                guarded.isetitem(position, [replaced.get(value, value) for value in column])
+    return guarded
+
+
+def _guard(value: Any) -> Any:
+    """'=cmd() for =cmd(); what is a number stays one."""
+    if not isinstance(value, str) or not value.startswith(("=", "+", "-", "@")):
+        return value
+    try:
+        float(value)
+    except ValueError:
+        return f"'{value}"
+    return value

@@ -1,0 +1,1 @@
+"""Measures: pure functions from networks and tensors to numbers, each tested against exact facts."""

@@ -1,0 +1,100 @@
+"""Before and after the jobs: the plan on disk, then the comparison and figures, built from what is on disk."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from hw1 import __version__, compare, figures, parts, results
+from hw1.files import read_table, write_json
+from hw1.quantities import quantity
+from hw1.statistics import mean_interval
+from hw1.terminal import RESULT, read_json
+
+if TYPE_CHECKING:
+    from hw1.sweep import Planned
+
+OK, FAILED, BAD_INPUT = 0, 1, 2
+
+
+def announce(planned: "Planned", command: str, console: Console) -> None:
+    """Make the folder; of a sweep, write `sweep.json` and say what will run."""
+    planned.folder.mkdir(parents=True, exist_ok=True)
+    if not planned.multirun:
+        return
+    experiment = parts.build(planned.jobs[0].config["experiment"], allow=planned.jobs[0].config["allow_targets"])
+    plan: dict[str, Any] = {
+        "experiment": planned.experiment,
+        "command": command,
+        "keys": planned.keys,
+        "headline": experiment.headline,
+        "version": __version__,
+        "jobs": [{"job": n, "overrides": job.values} for n, job in enumerate(planned.jobs)],
+    }
+    write_json(planned.folder / "sweep.json", plan)
+    many = f"{len(planned.jobs)} jobs, {planned.side_by_side} at a time" if len(planned.jobs) > 1 else "1 job"
+    console.print(
+        f"{planned.experiment}: {many}, in {shown(planned.folder)}", markup=False, highlight=False, soft_wrap=True
+    )
+
+
+def report(planned: "Planned", console: Console) -> int:
+    """Build and print what came of it; the exit code."""
+    states = [read_json(folder / RESULT) for folder in planned.folders]
+    if planned.multirun:
+        _compare_sweep(planned, console)
+    elif states[0].get("status") == "ok":
+        _show_job(planned.folder, console)
+    _say_training(states, console)
+    if not planned.multirun and states[0].get("status") == "failed":
+        Console(stderr=True).print(f"error: {states[0]['error']}", markup=False, highlight=False, soft_wrap=True)
+        return BAD_INPUT if states[0].get("bad_input") else FAILED
+    console.print(f"results: {shown(planned.folder)}", markup=False, highlight=False, soft_wrap=True)
+    return OK if all(state.get("status") == "ok" for state in states) else FAILED
+
+
+def _compare_sweep(planned: "Planned", console: Console) -> None:
+    written = results.write(planned.folder)
+    sweep = written.sweep
+    if written.tables:
+        job = planned.jobs[0]
+        experiment = parts.build(job.config["experiment"], allow=job.config["allow_targets"])
+        figures.draw(planned.folder, experiment, written.tables, list(sweep.keys))
+    compare.render(sweep, console)
+    for line in compare.finding(sweep).splitlines():
+        console.print(Text(line, style="bold"), soft_wrap=True)
+
+
+def _show_job(folder: Path, console: Console) -> None:
+    summary = read_table(folder / "summary.csv")
+    diverged = int((summary["status"] != "ok").sum())
+    table = Table(box=None, show_header=False, pad_edge=False)
+    for name in summary.columns.drop(["replica", "status"]):
+        values = mean_interval(summary[name].to_numpy(), quantity(name).scale)
+        table.add_row(Text(quantity(name).label), Text(values.text()), Text(quantity(name).definition, style="dim"))
+    alive = len(summary) - diverged
+    what = f"mean [95 % t-interval] over replicas, n={alive}" if alive > 1 else f"n={alive}: no interval"
+    console.print(Text(what, style="bold"))
+    console.print(table)
+    if diverged:
+        console.print(Text(f"{diverged} of {len(summary)} replicas diverged (loss NaN or infinite)", style="red"))
+
+
+def _say_training(states: list[dict[str, Any]], console: Console) -> None:
+    runs = {run["key"]: run["trained"] for state in states for run in state.get("runs", {}).values()}
+    trained = sum(runs.values())
+    if runs and not trained:
+        which = "the run was" if len(runs) == 1 else f"all {len(runs)} runs were"
+        console.print(f"nothing trained: {which} in the store", markup=False, highlight=False)
+    elif 0 < trained < len(runs):
+        console.print(f"{trained} runs trained, {len(runs) - trained} were in the store", markup=False, highlight=False)
+
+
+def shown(folder: Path) -> str:
+    """A folder as a person would type it: relative to where they are, if it lies below."""
+    try:
+        return str(folder.relative_to(Path.cwd()))
+    except ValueError:
+        return str(folder)

@@ -1,0 +1,161 @@
+"""A recipe: all that determines trained weights, and the key under which they are stored."""
+
+import ast
+import hashlib
+import importlib.util
+import json
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from functools import cache, lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+from hw1 import data, design, parts
+from hw1.errors import UserError
+
+# Whose code decides what weights a recipe gives. Measures, tables and figures are not among them.
+TRAINING_MODULES = (
+    "hw1.data", "hw1.design", "hw1.measures.performance", "hw1.models", "hw1.resident", "hw1.schedule", "hw1.training",
+)  # fmt: skip
+KEY_LENGTH = 32
+LOSSES = {
+    "torch.nn.CrossEntropyLoss": "classification",
+    "torch.nn.MSELoss": "regression",
+    "torch.nn.L1Loss": "regression",
+    "torch.nn.HuberLoss": "regression",
+}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The part of a config that determines trained weights, as plain values; training is given nothing else.
+
+    `device` is a resolved type ("cpu", "cuda", "mps"); `threads` is as requested, since "auto" is one setting whatever
+    it comes to on a machine. Exactly one of `epochs` and `steps` is set.
+    """
+
+    dataset: dict[str, Any]
+    model: dict[str, Any]
+    optimizer: dict[str, Any]
+    loss: dict[str, Any]
+    schedule: dict[str, Any]
+    batch_size: int
+    epochs: int | None
+    steps: int | None
+    init_seed: int
+    order_seed: int
+    replicas: int
+    collect_every: int | None
+    evaluate_every: int | None
+    vectorize: bool | str
+    dtype: str
+    deterministic: bool
+    device: str
+    threads: int | str
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], device: str) -> "Recipe":
+        """The recipe in a resolved and checked config; `steps`, where given, takes the place of `epochs`."""
+        values = {field.name: config[field.name] for field in fields(cls) if field.name != "device"}
+        if values["steps"] is not None:
+            values["epochs"] = None
+        return cls(**values, device=device)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain containers, for YAML and for the key."""
+        return asdict(self)
+
+
+def canonical_json(value: Any) -> str:
+    """One text for equal values: sorted keys, no NaN, integral floats as integers, strings in NFC."""
+    return json.dumps(_canonical(value), sort_keys=True, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
+
+
+def _canonical(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {unicodedata.normalize("NFC", str(key)): _canonical(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_canonical(item) for item in value]
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return unicodedata.normalize("NFC", value) if isinstance(value, str) else value
+
+
+def recipe_key(recipe: Recipe, data_sha256: str, code: str, torch_version: str) -> str:
+    """The name of a run: SHA-256 of everything that changes its weights, 32 hexadecimal digits of it.
+
+    Args:
+        data_sha256: of the arrays that are trained and evaluated on.
+        code: `code_fingerprint` of what trains them.
+        torch_version: full version; major.minor count.
+    """
+    content = {
+        "recipe": recipe.as_dict(),
+        "data": data_sha256,
+        "code": code,
+        "torch": ".".join(torch_version.split(".")[:2]),
+    }
+    return hashlib.sha256(canonical_json(content).encode()).hexdigest()[:KEY_LENGTH]
+
+
+def code_fingerprint(recipe: Recipe, allow: Sequence[str] = ()) -> str:
+    """SHA-256 of the code that trains a recipe: our training modules without comments and docstrings, and the whole
+    file of each of the user's own targets."""
+    node = [recipe.dataset, recipe.model, recipe.optimizer, recipe.loss]
+    own = sorted({file for target in parts.targets(node) if (file := parts.source_file(target, allow))})
+    digests = [_module_digest(module) for module in TRAINING_MODULES]
+    digests += [hashlib.sha256(file.read_bytes()).hexdigest() for file in own]
+    return hashlib.sha256("\n".join(digests).encode()).hexdigest()
+
+
+@cache
+def _module_digest(module: str) -> str:
+    spec = importlib.util.find_spec(module)  # finds the file without running it: no torch needed
+    assert spec is not None
+    assert spec.origin is not None
+    return hashlib.sha256(bare_code(Path(spec.origin).read_text(encoding="utf-8")).encode()).hexdigest()
+
+
+def bare_code(source: str) -> str:
+    """Python source without comments, docstrings and layout."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if (
+            isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
+            and body
+            and ast.get_docstring(node) is not None
+        ):
+            node.body = body[1:] or [ast.Pass()]
+    return ast.unparse(tree)
+
+
+@lru_cache(maxsize=4)
+def _dataset(node_json: str, data_dir: Path, allow: tuple[str, ...]) -> data.Dataset:
+    node = json.loads(node_json)
+    splitting = {key: node.pop(key) for key in ("validation", "split_seed", "subset", "label_noise")}
+    return data.load(partial(parts.build, node, allow=allow, data_dir=data_dir), **splitting)
+
+
+def load_dataset(recipe: Recipe, data_dir: Path, allow: tuple[str, ...] = ()) -> data.Dataset:
+    """The data set that a recipe describes; jobs of one process share it."""
+    return _dataset(canonical_json(recipe.dataset), data_dir, allow)
+
+
+def check_fits(recipe: Recipe, dataset: data.Dataset) -> None:
+    """See whether batch, loss and network suit a data set, before anything is started; torch is not needed for it.
+
+    Raises: UserError, one line with key, value and what is allowed.
+    """
+    size = dataset.size("train")
+    if recipe.batch_size > size:
+        raise UserError(f"batch_size={recipe.batch_size}: must be at most {size}, the size of the training split")
+    if recipe.model.get("batch_norm") and (size % recipe.batch_size == 1 or recipe.batch_size == 1):
+        raise UserError(f"batch_size={recipe.batch_size}: batch norm needs more than the one example left of {size}")
+    loss = str(recipe.loss.get("_target_"))
+    if loss in LOSSES and LOSSES[loss] != dataset.task:
+        fitting = [name for name, task in LOSSES.items() if task == dataset.task]
+        names = ", ".join(name.rpartition(".")[2] for name in fitting)
+        raise UserError(f"loss={loss.rpartition('.')[2]}: the data set is for {dataset.task}, whose losses are {names}")
+    design.check_network(recipe.model, dataset.input_shape, dataset.outputs)

@@ -1,0 +1,148 @@
+"""What a person sees while jobs run: one live line per running job.
+
+A job writes where it is into its folder; the process at the terminal reads these files. So the display is one, whether
+jobs run in this process, in others, or on other machines that share the folder.
+"""
+
+import json
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn
+from rich.text import Text
+
+from hw1.files import write_json
+from hw1.watcher import Progress as TrainingProgress
+from hw1.watcher import Watcher
+
+PROGRESS = ".progress.json"
+RESULT = "result.json"
+POLL_SECONDS = 0.25
+
+
+def duration(seconds: float) -> str:
+    """`8 s`, `2 min 05 s` or `1 h 02 min`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """A JSON object that another process may be replacing; {} if it is not there or not whole."""
+    try:
+        content = json.loads(file.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+class _Left(ProgressColumn):
+    """Time left, by the share that is done since this display first saw the job."""
+
+    def render(self, task: Task) -> Text:
+        done, elapsed = task.percentage / 100, task.elapsed or 0.0
+        if task.finished:
+            return Text(duration(elapsed), style="green")
+        return Text(f"{duration(elapsed / done * (1 - done))} left" if done > 0 and elapsed > 1 else "", style="cyan")
+
+
+class Display:
+    """Watches the folders of jobs from a thread of its own, for the duration of a `with` block.
+
+    On a terminal: a bar per running job. Elsewhere: one line per job as it ends.
+
+    Args:
+        jobs: folder → name of each job.
+    """
+
+    def __init__(self, jobs: Mapping[Path, str], console: Console) -> None:
+        self.jobs, self.console = dict(jobs), console
+        self.ended: set[Path] = set()
+        self.tasks: dict[Path, TaskID] = {}
+        self.stop = threading.Event()
+        self.thread = threading.Thread(target=self._watch, daemon=True)
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=20),
+            TextColumn("{task.fields[words]}"),
+            _Left(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+
+    def __enter__(self) -> "Display":
+        self.progress.start()
+        self.thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.stop.set()
+        self.thread.join()
+        self._look()
+        self.progress.stop()
+
+    def _watch(self) -> None:
+        while not self.stop.wait(POLL_SECONDS):
+            self._look()
+
+    def _look(self) -> None:
+        for folder, name in self.jobs.items():
+            if folder in self.ended:
+                continue
+            result = read_json(folder / RESULT)
+            if result.get("status") == "running":
+                self._show(folder, name, read_json(folder / PROGRESS))
+            elif result:
+                self._end(folder, name, result)
+
+    def _show(self, folder: Path, name: str, state: dict[str, Any]) -> None:
+        if folder not in self.tasks:
+            self.tasks[folder] = self.progress.add_task(Text(name).markup, total=1.0, words="starting")
+        if state:
+            self.progress.update(self.tasks[folder], completed=state["done"], words=state["words"])
+
+    def _end(self, folder: Path, name: str, result: dict[str, Any]) -> None:
+        self.ended.add(folder)
+        if folder in self.tasks:
+            self.progress.remove_task(self.tasks.pop(folder))
+        if len(self.jobs) == 1:
+            return
+        runs: Sequence[dict[str, Any]] = list(result.get("runs", {}).values())
+        stored = " (trained before)" if runs and not any(run["trained"] for run in runs) else ""
+        how = result["status"] + (f": {result['error']}" if result.get("error") else stored)
+        place = f"[{len(self.ended)}/{len(self.jobs)}]"
+        line = f"{place} {name}  {how}  {duration(result.get('wall_seconds', 0))}"
+        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+class Reporter(Watcher):
+    """The other end: a training's watcher that writes progress into the job's folder and a line per epoch to a log."""
+
+    def __init__(self, folder: Path, log: Callable[[str], None]) -> None:
+        self.file, self.log = folder / PROGRESS, log
+
+    def progress(self, progress: TrainingProgress) -> None:
+        """Write it where the display looks."""
+        row = {name: value for name, value in progress.row.items() if value == value}
+        metric = next((name for name in ("validation_accuracy", "validation_r2") if name in row), None)
+        words = f"epoch {progress.epoch:.1f}/{progress.epochs:g}"
+        if progress.of_replicas > len(progress.replicas):
+            words = f"replica {progress.replicas[0] + 1}/{progress.of_replicas}, {words}"
+        if metric:
+            words += f", loss {row['train_loss']:.4f}, {metric.replace('_', ' ')} {row[metric]:.4f}"
+        words += f", {progress.examples_per_second:,.0f} examples/s"
+        write_json(self.file, {"done": progress.done, "words": words})
+
+    def row(self, row: dict[str, Any]) -> None:
+        """Write it into the log."""
+        numbers = [f"{name} {value:.5g}" for name, value in row.items() if isinstance(value, float) and name != "epoch"]
+        head = f"replica {row['replica']}, epoch {row['epoch']:g}, step {row['step']}"
+        self.log(f"{head}: {', '.join(numbers)}, {row['status']}")

@@ -1,0 +1,293 @@
+"""The training loop, with the replica as the leading dimension of everything it makes.
+
+R replicas of one recipe are R trainings from R seeds. They train together, parameters stacked under `torch.vmap`, or
+one after another; the loop is the same, and the numbers agree within float tolerance. Replica r's initial weights, data
+order and dropout masks are functions of (seed, r) alone: not of R, the batch size or the other replicas.
+"""
+
+import hashlib
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from hw1.measures.performance import evaluate
+from hw1.models import Dropout, dropout_shapes
+from hw1.resident import SPLITS, Splits, lay_out, place
+from hw1.schedule import Plan, Schedule
+from hw1.watcher import Progress, Watcher
+
+MakeModel = Callable[[], nn.Module]
+MakeOptimizer = Callable[[Iterable[Tensor]], Optimizer]
+State = dict[str, Tensor]
+REPORT_SECONDS = 0.3
+
+
+@dataclass
+class Trained:
+    """What training gives."""
+
+    weights: State  # "<epoch>/<state_dict name>" → [replicas, …]
+    history: list[dict[str, Any]]  # a row per replica and evaluated epoch
+    status: list[str]  # per replica, "ok" or "diverged"
+    stacked: bool
+
+
+def seed_of(purpose: str, *numbers: int) -> int:
+    """A 63-bit seed that depends on its purpose and numbers alone, the same in every process and on every machine."""
+    text = ":".join([purpose, *map(str, numbers)])
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+def initial_model(make_model: MakeModel, init_seed: int, replica: int) -> nn.Module:
+    """A network with the initial weights of (init_seed, replica); the global generator stays as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed_of("initialisation", init_seed, replica))
+        return make_model()
+
+
+def data_order(order_seed: int, replica: int, epoch: int, examples: int) -> Tensor:
+    """The permutation (N,) in which a replica sees the training split in an epoch; a function of its arguments."""
+    generator = torch.Generator().manual_seed(seed_of("order", order_seed, replica, epoch))
+    return torch.randperm(examples, generator=generator)
+
+
+def stacks_well(model: nn.Module) -> bool:
+    """Whether replicas of a network train faster together than one after another, with the same results.
+
+    So it is for dense networks. Convolutions gain nothing under vmap (its grouped convolutions lose the memory layout),
+    and a module that is not torch's or ours may draw random numbers, or mix examples, in a way that vmap would change.
+    """
+    known = all(type(part).__module__.startswith(("torch.nn.", "hw1.models")) for part in model.modules())
+    slow_or_random = (nn.modules.conv._ConvNd, nn.modules.dropout._DropoutNd, nn.RReLU)
+    return known and not any(isinstance(part, slow_or_random) for part in model.modules())
+
+
+def train(
+    make_model: MakeModel,
+    make_optimizer: MakeOptimizer,
+    loss: nn.Module,
+    splits: Splits,
+    plan: Plan,
+    schedule: Schedule,
+    *,
+    init_seed: int,
+    order_seed: int,
+    replicas: int,
+    vectorize: bool | str,
+    watcher: Watcher,
+) -> Trained:
+    """Train `replicas` networks from their own seeds.
+
+    Args:
+        make_model: a freshly initialised network (B, *shape) → (B, K), drawn from torch's global generator.
+        make_optimizer: from parameters to the optimizer; its rates are the base of `schedule`. Elementwise rules only
+            where replicas are stacked (SGD, Adam, AdamW, RMSprop are).
+        loss: mean over a batch.
+        vectorize: True, False, or "auto" (`stacks_well`).
+    A replica whose loss is NaN or infinite ends there: its last row and its status say "diverged", and weights that it
+    would have had later are NaN. The others go on.
+    """
+    inputs = splits.inputs["train"]
+    models = [place(initial_model(make_model, init_seed, r), inputs.device, inputs.dtype) for r in range(replicas)]
+    stacked = replicas > 1 and (stacks_well(models[0]) if vectorize == "auto" else bool(vectorize))
+    groups = [list(range(replicas))] if stacked else [[r] for r in range(replicas)]
+    records = []
+    for group in groups:
+        learner = _Learner([models[r] for r in group], group, loss, order_seed, splits.input_shape)
+        session = _Session(learner, make_optimizer, splits, plan, schedule, order_seed, replicas, watcher)
+        records.append(session.run())
+    names = records[0].weights[0]
+    weights = {name: torch.stack([state[name] for record in records for state in record.weights]) for name in names}
+    history = sorted(
+        (row for record in records for row in record.history), key=lambda row: (row["replica"], row["step"])
+    )
+    return Trained(weights, history, [status for record in records for status in record.status], stacked)
+
+
+class _Learner:
+    """Networks that take their steps together: one as it is, or several with stacked parameters under vmap."""
+
+    def __init__(
+        self, models: list[nn.Module], replicas: list[int], loss: nn.Module, order_seed: int, shape: tuple[int, ...]
+    ) -> None:
+        self.replicas, self.loss, self.model = replicas, loss, models[0]
+        self.model.train()
+        self.stacked = len(models) > 1
+        dropout = any(isinstance(part, Dropout) for part in self.model.modules())
+        self.mask_shapes = dropout_shapes(self.model, shape) if dropout else {}
+        self.mask_seeds = [seed_of("dropout", order_seed, replica) for replica in replicas]
+        self.shape = shape
+        if self.stacked:
+            self.parameters, self.buffers = torch.func.stack_module_state(models)
+        else:
+            self.parameters, self.buffers = dict(self.model.named_parameters()), dict(self.model.named_buffers())
+
+    def losses(self, x: Tensor, y: Tensor, step: int) -> Tensor:
+        """Loss of each replica (R,) on its own batch, x (R, B, *shape), y (R, B, …)."""
+        noise = self._noise(step, x.shape[1], x)
+        if not self.stacked:
+            for name, values in noise.items():
+                self.model.get_submodule(name).noise = values[0]
+            return self.loss(self.model(lay_out(x[0])), y[0]).reshape(1)
+        buffers = self.buffers | {f"{name}.noise": values for name, values in noise.items()}
+        return torch.vmap(self._one)(self.parameters, buffers, x, y)
+
+    def _one(self, parameters: State, buffers: State, x: Tensor, y: Tensor) -> Tensor:
+        return self.loss(torch.func.functional_call(self.model, (parameters, buffers), (x,)), y)
+
+    def _noise(self, step: int, batch: int, like: Tensor) -> State:
+        """Uniform numbers (R, B, …) for every dropout layer: a function of (order seed, replica, step) alone."""
+        if not self.mask_shapes:
+            return {}
+        noise: dict[str, list[Tensor]] = {name: [] for name in self.mask_shapes}
+        for seed in self.mask_seeds:
+            generator = torch.Generator(like.device).manual_seed((seed + step) % 2**63)
+            for name, shape in self.mask_shapes.items():
+                drawn = torch.rand(batch, *shape, generator=generator, device=like.device, dtype=like.dtype)
+                noise[name].append(drawn)
+        return {name: torch.stack(values) for name, values in noise.items()}
+
+    def state(self, position: int) -> State:
+        """The state_dict of one replica, on the CPU, copied."""
+        if not self.stacked:
+            return {name: _plain(value) for name, value in self.model.state_dict().items()}
+        everything = self.parameters | self.buffers
+        return {name: _plain(everything[name][position]) for name in self.model.state_dict()}
+
+    def network(self, position: int) -> nn.Module:
+        """One replica as a network of its own, for evaluation; valid until the next call."""
+        if self.stacked:
+            self.model.load_state_dict(self.state(position))
+        return self.model
+
+
+def _plain(value: Tensor) -> Tensor:
+    """A copy on the CPU, in the ordinary memory layout."""
+    return value.detach().cpu().clone(memory_format=torch.contiguous_format)
+
+
+@dataclass
+class _Record:
+    """What a session leaves, replicas in the order of the learner's."""
+
+    weights: list[State]
+    history: list[dict[str, Any]] = field(default_factory=list)
+    status: list[str] = field(default_factory=list)
+
+
+class _Session:
+    """One pass through the plan with one learner."""
+
+    def __init__(
+        self, learner: _Learner, make_optimizer: MakeOptimizer, splits: Splits, plan: Plan, schedule: Schedule,
+        order_seed: int, of_replicas: int, watcher: Watcher,
+    ) -> None:  # fmt: skip
+        self.learner, self.splits, self.plan, self.schedule = learner, splits, plan, schedule
+        self.order_seed, self.of_replicas, self.watcher = order_seed, of_replicas, watcher
+        self.optimizer = make_optimizer(list(learner.parameters.values()))
+        self.rates = [group["lr"] for group in self.optimizer.param_groups]
+        count = len(learner.replicas)
+        self.record = _Record([{} for _ in range(count)], status=["ok"] * count)
+        self.collected, self.evaluated = set(plan.collected()), set(plan.evaluated())
+        self.losses = torch.zeros(count, device=splits.inputs["train"].device)  # read once an epoch
+        self.reported = (time.monotonic(), 0)
+
+    def run(self) -> _Record:
+        """Take all steps, or as many as any replica survives."""
+        step = 0
+        with torch.random.fork_rng():
+            # For modules that draw from the global generator themselves; ours do not.
+            torch.manual_seed(seed_of("global", self.order_seed, *self.learner.replicas))
+            self._keep(0)
+            while step < self.plan.steps and "ok" in self.record.status:
+                step = self._epoch(step)
+        for missed in sorted(self.collected):
+            if missed > step:
+                self._collect(missed)
+        return self.record
+
+    def _epoch(self, step: int) -> int:
+        learner, inputs, targets = self.learner, self.splits.inputs["train"], self.splits.targets["train"]
+        epoch = step // self.plan.steps_per_epoch
+        orders = [data_order(self.order_seed, r, epoch, len(inputs)) for r in learner.replicas]
+        order = torch.stack(orders).to(inputs.device)
+        for start, end in self.plan.batches(epoch):
+            self._set_rate(step)
+            batch = order[:, start:end]
+            losses = learner.losses(inputs[batch], targets[batch], step)
+            self.optimizer.zero_grad(set_to_none=True)
+            losses.sum().backward()  # replicas share no parameter: the gradient of the sum is each one's own
+            self.optimizer.step()
+            self.losses += losses.detach()
+            step += 1
+            self._report(step)
+        self._end_diverged(step)
+        self._keep(step)
+        return step
+
+    def _set_rate(self, step: int) -> None:
+        factor = self.schedule.factor(step, self.plan.steps, self.plan.batch_size)
+        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = rate * factor
+
+    def _end_diverged(self, step: int) -> None:
+        finite = self.losses.isfinite().tolist()
+        self.losses.zero_()
+        for position, fine in enumerate(finite):
+            if not fine and self.record.status[position] == "ok":
+                self.record.status[position] = "diverged"
+                self._add_row(position, step, dict.fromkeys(self._metrics(), float("nan")))
+
+    def _keep(self, step: int) -> None:
+        if step in self.evaluated:
+            for position, status in enumerate(self.record.status):
+                if status == "ok":
+                    self._evaluate(position, step)
+        if step in self.collected:
+            self._collect(step)
+
+    def _metrics(self) -> list[str]:
+        kinds = ("loss", "accuracy") if self.splits.task == "classification" else ("loss", "mae", "r2")
+        return [f"{split}_{kind}" for kind in kinds for split in SPLITS]
+
+    def _evaluate(self, position: int, step: int) -> None:
+        network, splits = self.learner.network(position), self.splits
+        found = {
+            f"{split}_{name}": value
+            for split in SPLITS
+            for name, value in evaluate(network, self.learner.loss, splits.inputs[split], splits.targets[split]).items()
+        }
+        self._add_row(position, step, {name: found[name] for name in self._metrics()})
+
+    def _add_row(self, position: int, step: int, metrics: dict[str, float]) -> None:
+        place_in_time = {"replica": self.learner.replicas[position], "epoch": self.plan.epoch(step), "step": step}
+        rate = {"learning_rate": self.optimizer.param_groups[0]["lr"], "status": self.record.status[position]}
+        row = place_in_time | metrics | rate
+        self.record.history.append(row)
+        self.watcher.row(row)
+
+    def _collect(self, step: int) -> None:
+        for position, status in enumerate(self.record.status):
+            state = self.learner.state(position)
+            if status != "ok":
+                state = {k: torch.full_like(v, torch.nan) if v.is_floating_point() else v for k, v in state.items()}
+            label = f"{self.plan.epoch(step):.10g}"
+            self.record.weights[position] |= {f"{label}/{name}": value for name, value in state.items()}
+
+    def _report(self, step: int) -> None:
+        then, last = self.reported
+        now = time.monotonic()
+        if now - then < REPORT_SECONDS and step != self.plan.steps:
+            return
+        self.reported = (now, step)
+        plan, replicas = self.plan, self.learner.replicas
+        speed = (step - last) * plan.batch_size * len(replicas) / max(now - then, 1e-9)
+        done = (replicas[0] + len(replicas) * step / plan.steps) / self.of_replicas
+        row = self.record.history[-1] if self.record.history else {}
+        epochs = plan.epoch(step), plan.epoch(plan.steps)
+        self.watcher.progress(Progress(replicas, self.of_replicas, *epochs, speed, done, row))
