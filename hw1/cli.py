@@ -63,21 +63,26 @@ def _run(words: list[str]) -> int:
 def _launch(planned: "Planned", command: str) -> int:
     from rich.console import Console
 
-    from hw1 import outcome, sweep
-    from hw1.terminal import Display
+    from hw1 import sweep
+    from hw1.terminal import Display, shown
 
-    console = Console()
-    outcome.announce(planned, command, console)
-    jobs = {folder: job.name(planned.keys) for folder, job in zip(planned.folders, planned.jobs, strict=True)}
+    console = Console(width=None if sys.stdout.isatty() else 110)
+    sweep.write_plan(planned, command)
+    if planned.multirun:
+        jobs = f"{len(planned.jobs)} jobs, {planned.side_by_side} at a time" if len(planned.jobs) > 1 else "1 job"
+        console.print(f"{planned.experiment}: {jobs}, in {shown(planned.folder)}", markup=False, soft_wrap=True)
+    names = {folder: job.name(planned.keys) for folder, job in zip(planned.folders, planned.jobs, strict=True)}
     interrupted = False
     try:
-        with Display(jobs, console):
+        with Display(names, console):
             sweep.launch(planned.arguments)
     except KeyboardInterrupt:
         interrupted = True
     except SystemExit as error:
         # Hydra's own failure, or a launcher's: what the jobs left on disk says more.
         console.print(f"Hydra ended with exit code {error.code}", markup=False)
+    from hw1 import outcome  # with matplotlib and scipy: memory that the jobs may need before
+
     finished = outcome.report(planned, console)
     return INTERRUPTED if interrupted else finished
 

@@ -84,7 +84,8 @@ def mean_line(
     intervals = [mean_interval(values.to_numpy(), quantity(metric).scale) for _, values in points]
     means = np.array([interval.mean for interval in intervals])
     ends = np.array([[interval.mean - interval.low, interval.high - interval.mean] for interval in intervals]).T
-    axes.plot(rows[x], rows[y], ".", color=colour, alpha=0.35, markersize=7, markeredgewidth=0, zorder=2)
+    # Beside the bar, not behind it; on a log axis a factor is a distance.
+    axes.plot(rows[x] * 1.09, rows[y], ".", color=colour, alpha=0.35, markersize=7, markeredgewidth=0, zorder=2)
     ends = np.nan_to_num(ends)  # one replica has no interval
     axes.errorbar(
         places,
@@ -119,9 +120,9 @@ def plain_log_axis(axes: Axes) -> None:
     plain = FuncFormatter(lambda value, _: f"{value:.3g}")
     low, high = axes.get_ylim()
     axes.yaxis.set_major_formatter(plain)
+    axes.tick_params(axis="y", which="both", labelsize=9)
     if low > 0 and high / low < 20:
         axes.yaxis.set_minor_formatter(plain)
-        axes.tick_params(axis="y", which="minor", labelsize=8)
 
 
 def counted(rows: pd.DataFrame, by: Sequence[str]) -> str:

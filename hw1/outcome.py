@@ -1,4 +1,4 @@
-"""Before and after the jobs: the plan on disk, then the comparison and figures, built from what is on disk."""
+"""After the jobs: comparison, figures and words, from what is on disk, whatever the launcher and whatever failed."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -7,37 +7,16 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from hw1 import __version__, compare, figures, parts, results
-from hw1.files import read_table, write_json
+from hw1 import compare, figures, parts, results
+from hw1.files import read_table
 from hw1.quantities import quantity
 from hw1.statistics import mean_interval
-from hw1.terminal import RESULT, read_json
+from hw1.terminal import RESULT, read_json, shown
 
 if TYPE_CHECKING:
     from hw1.sweep import Planned
 
 OK, FAILED, BAD_INPUT = 0, 1, 2
-
-
-def announce(planned: "Planned", command: str, console: Console) -> None:
-    """Make the folder; of a sweep, write `sweep.json` and say what will run."""
-    planned.folder.mkdir(parents=True, exist_ok=True)
-    if not planned.multirun:
-        return
-    experiment = parts.build(planned.jobs[0].config["experiment"], allow=planned.jobs[0].config["allow_targets"])
-    plan: dict[str, Any] = {
-        "experiment": planned.experiment,
-        "command": command,
-        "keys": planned.keys,
-        "headline": experiment.headline,
-        "version": __version__,
-        "jobs": [{"job": n, "overrides": job.values} for n, job in enumerate(planned.jobs)],
-    }
-    write_json(planned.folder / "sweep.json", plan)
-    many = f"{len(planned.jobs)} jobs, {planned.side_by_side} at a time" if len(planned.jobs) > 1 else "1 job"
-    console.print(
-        f"{planned.experiment}: {many}, in {shown(planned.folder)}", markup=False, highlight=False, soft_wrap=True
-    )
 
 
 def report(planned: "Planned", console: Console) -> int:
@@ -90,11 +69,3 @@ def _say_training(states: list[dict[str, Any]], console: Console) -> None:
         console.print(f"nothing trained: {which} in the store", markup=False, highlight=False)
     elif 0 < trained < len(runs):
         console.print(f"{trained} runs trained, {len(runs) - trained} were in the store", markup=False, highlight=False)
-
-
-def shown(folder: Path) -> str:
-    """A folder as a person would type it: relative to where they are, if it lies below."""
-    try:
-        return str(folder.relative_to(Path.cwd()))
-    except ValueError:
-        return str(folder)

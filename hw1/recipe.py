@@ -143,6 +143,11 @@ def load_dataset(recipe: Recipe, data_dir: Path, allow: tuple[str, ...] = ()) ->
     return _dataset(canonical_json(recipe.dataset), data_dir, allow)
 
 
+def forget_datasets() -> None:
+    """Let go of the data sets that this process has loaded."""
+    _dataset.cache_clear()
+
+
 def check_fits(recipe: Recipe, dataset: data.Dataset) -> None:
     """See whether batch, loss and network suit a data set, before anything is started; torch is not needed for it.
 

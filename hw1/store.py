@@ -5,7 +5,8 @@
 
 Everything unfinished or set aside lives behind a dot: `.tmp`, `.locks`, `.quarantine`. There is no index: a listing
 reads the folders. A run appears by one rename after all its files were flushed to disk; whoever comes second drops
-his own. Locks save work and nothing else: with locks that do not lock, two trainings of one recipe still end in one good run.
+his own. Locks save work and nothing else: with locks that do not lock, two trainings of one recipe still end in one
+good run.
 """
 
 import contextlib

@@ -27,11 +27,12 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from hw1 import parts, schema
+from hw1 import __version__, parts, schema
 from hw1.errors import UserError, one_line
+from hw1.files import write_json
 from hw1.job import cores, execute
 from hw1.paths import conf_dir
-from hw1.recipe import Recipe, check_fits, load_dataset
+from hw1.recipe import Recipe, check_fits, forget_datasets, load_dataset
 
 BY_THE_MODEL = ("depth", "width", "budget", "alpha")  # top-level names that only some parts read
 SEEDS = ("seed", "init_seed", "order_seed")
@@ -109,6 +110,7 @@ def plan(arguments: argparse.Namespace) -> Planned:
         experiment = hydra_config.runtime.choices.experiment
         launcher = hydra_config.runtime.choices["hydra/launcher"]
     check_together(jobs, typed, folder)
+    forget_datasets()  # the jobs load their own, side by side with this process
     keys = list(dict.fromkeys(override.get_key_element().lstrip("+") for override in swept))
     side_by_side = _side_by_side(jobs[0].config["jobs"], len(jobs)) if launcher == "joblib" else 1
     to_hydra = [*(["-m"] if multirun else []), *texts]
@@ -128,6 +130,22 @@ def launch(arguments: Sequence[str]) -> None:
         hydra.main(config_path=str(conf_dir()), config_name="config", version_base="1.3")(execute)()
     finally:
         sys.argv = before
+
+
+def write_plan(planned: Planned, command: str) -> None:
+    """Make the folder, and of a sweep write `sweep.json`: what was asked for, whatever becomes of it."""
+    planned.folder.mkdir(parents=True, exist_ok=True)
+    if planned.multirun:
+        config = planned.jobs[0].config
+        plan = {
+            "experiment": planned.experiment,
+            "command": command,
+            "keys": planned.keys,
+            "headline": parts.find(config["experiment"]["_target_"], config["allow_targets"]).headline,  # type: ignore[attr-defined]
+            "version": __version__,
+            "jobs": [{"job": number, "overrides": job.values} for number, job in enumerate(planned.jobs)],
+        }
+        write_json(planned.folder / "sweep.json", plan)
 
 
 def typed_command(argv: Sequence[str]) -> str:

@@ -34,6 +34,14 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
+def shown(folder: Path) -> str:
+    """A folder as a person would type it: relative to where they are, if it lies below."""
+    try:
+        return str(folder.relative_to(Path.cwd()))
+    except ValueError:
+        return str(folder)
+
+
 def read_json(file: Path) -> dict[str, Any]:
     """A JSON object that another process may be replacing; {} if it is not there or not whole."""
     try:

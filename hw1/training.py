@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from hw1.measures.performance import evaluate
+from hw1.measures.performance import SLICE, evaluate
 from hw1.models import Dropout, dropout_shapes
 from hw1.resident import SPLITS, Splits, lay_out, place
 from hw1.schedule import Plan, Schedule
@@ -92,8 +92,7 @@ def train(
     A replica whose loss is NaN or infinite ends there: its last row and its status say "diverged", and weights that it
     would have had later are NaN. The others go on.
     """
-    inputs = splits.inputs["train"]
-    models = [place(initial_model(make_model, init_seed, r), inputs.device, inputs.dtype) for r in range(replicas)]
+    models = [place(initial_model(make_model, init_seed, r), splits.device, splits.dtype) for r in range(replicas)]
     stacked = replicas > 1 and (stacks_well(models[0]) if vectorize == "auto" else bool(vectorize))
     groups = [list(range(replicas))] if stacked else [[r] for r in range(replicas)]
     records = []
@@ -194,7 +193,7 @@ class _Session:
         count = len(learner.replicas)
         self.record = _Record([{} for _ in range(count)], status=["ok"] * count)
         self.collected, self.evaluated = set(plan.collected()), set(plan.evaluated())
-        self.losses = torch.zeros(count, device=splits.inputs["train"].device)  # read once an epoch
+        self.losses = torch.zeros(count, device=splits.device)  # read once an epoch
         self.reported = (time.monotonic(), 0)
 
     def run(self) -> _Record:
@@ -212,14 +211,14 @@ class _Session:
         return self.record
 
     def _epoch(self, step: int) -> int:
-        learner, inputs, targets = self.learner, self.splits.inputs["train"], self.splits.targets["train"]
+        learner, splits, targets = self.learner, self.splits, self.splits.targets["train"]
         epoch = step // self.plan.steps_per_epoch
-        orders = [data_order(self.order_seed, r, epoch, len(inputs)) for r in learner.replicas]
-        order = torch.stack(orders).to(inputs.device)
+        orders = [data_order(self.order_seed, r, epoch, len(targets)) for r in learner.replicas]
+        order = torch.stack(orders).to(splits.device)
         for start, end in self.plan.batches(epoch):
             self._set_rate(step)
             batch = order[:, start:end]
-            losses = learner.losses(inputs[batch], targets[batch], step)
+            losses = learner.losses(splits.inputs("train", batch), targets[batch], step)
             self.optimizer.zero_grad(set_to_none=True)
             losses.sum().backward()  # replicas share no parameter: the gradient of the sum is each one's own
             self.optimizer.step()
@@ -260,7 +259,7 @@ class _Session:
         found = {
             f"{split}_{name}": value
             for split in SPLITS
-            for name, value in evaluate(network, self.learner.loss, splits.inputs[split], splits.targets[split]).items()
+            for name, value in evaluate(network, self.learner.loss, splits.slices(split, SLICE)).items()
         }
         self._add_row(position, step, {name: found[name] for name in self._metrics()})
 

@@ -10,6 +10,12 @@ from hw1 import models
 from hw1.measures.sensitivity import Sensitivities, input_sensitivity
 
 CROSS_ENTROPY = nn.CrossEntropyLoss(reduction="none")
+
+
+def measured(model: nn.Module, inputs: torch.Tensor, labels: torch.Tensor, loss: nn.Module, batch: int = 250):
+    return input_sensitivity(model, zip(inputs.split(batch), labels.split(batch), strict=False), loss)
+
+
 PLAIN = {"activation": "relu", "dropout": 0.0, "batch_norm": False}
 MLP = partial(models.mlp, depth=1, width=8, **PLAIN)
 CNN = partial(models.cnn, depth=2, width=3, hidden=7, kernel=3, **PLAIN)
@@ -70,7 +76,7 @@ SHAPES = dict.fromkeys(MAKE, (1, 8, 8)) | {"lenet5": (1, 28, 28), "rgb": (3, 8, 
 @pytest.mark.parametrize("name", MAKE)
 def test_equals_the_naive_twin(name):
     model, inputs, labels = made(name, SHAPES[name])
-    assert_same(input_sensitivity(model, inputs, labels, CROSS_ENTROPY, batch=5), naive(model, inputs, labels))
+    assert_same(measured(model, inputs, labels, CROSS_ENTROPY, batch=5), naive(model, inputs, labels))
 
 
 def test_a_deep_linear_net_is_the_product_of_its_weights():
@@ -78,7 +84,7 @@ def test_a_deep_linear_net_is_the_product_of_its_weights():
     model = MLP(input_shape=(6,), outputs=3, widths=[5, 7, 4], activation="identity").double()
     weights = [m.weight for m in model.modules() if isinstance(m, nn.Linear)]
     product = torch.linalg.multi_dot(weights[::-1]).norm().item()
-    got = input_sensitivity(model, *examples((6,), 3), CROSS_ENTROPY)
+    got = measured(model, *examples((6,), 3), CROSS_ENTROPY)
     assert got.logit_jacobian.tolist() == pytest.approx([product] * 8, rel=1e-6)
 
 
@@ -86,7 +92,7 @@ def test_one_hidden_relu_layer_and_its_softmax():
     torch.manual_seed(0)
     model = MLP(input_shape=(6,), outputs=3).double()
     inputs, labels = examples((6,), 3)
-    got = input_sensitivity(model, inputs, labels, CROSS_ENTROPY)
+    got = measured(model, inputs, labels, CROSS_ENTROPY)
     open_gates = (model.hidden1(inputs) > 0).double()
     jacobians = torch.einsum("kh,nh,hd->nkd", model.output.weight, open_gates, model.hidden1.weight).detach()
     p = model(inputs).softmax(1).detach()
@@ -99,7 +105,7 @@ def test_one_hidden_relu_layer_and_its_softmax():
 @pytest.mark.parametrize("name", ["mlp", "cnn"])
 def test_loss_gradient_equals_autograd_of_each_example(name):
     model, inputs, labels = made(name, (1, 8, 8))
-    got = input_sensitivity(model, inputs, labels, CROSS_ENTROPY).loss_gradient
+    got = measured(model, inputs, labels, CROSS_ENTROPY).loss_gradient
     model.eval()
     for n in range(len(inputs)):
         x = inputs[n : n + 1].clone().requires_grad_()
@@ -117,7 +123,7 @@ def test_loss_gradient_equals_autograd_of_each_example(name):
 )
 def test_other_losses_have_their_own_gradient(loss):
     model, inputs, labels = made("mlp", (1, 8, 8))
-    got = input_sensitivity(model, inputs, labels, loss).loss_gradient
+    got = measured(model, inputs, labels, loss).loss_gradient
     x = inputs.clone().requires_grad_()
     loss(model.eval()(x), labels).sum().backward()
     torch.testing.assert_close(got, x.grad.flatten(1).norm(dim=1))
@@ -126,20 +132,20 @@ def test_other_losses_have_their_own_gradient(loss):
 @pytest.mark.parametrize("name", ["mlp", "cnn"])
 def test_unchanged_by_slices_order_and_duplicates(name):
     model, inputs, labels = made(name, (1, 8, 8))
-    whole = input_sensitivity(model, inputs, labels, CROSS_ENTROPY)
+    whole = measured(model, inputs, labels, CROSS_ENTROPY)
     for batch in (1, 7, 8):
-        assert_same(input_sensitivity(model, inputs, labels, CROSS_ENTROPY, batch), whole)
+        assert_same(measured(model, inputs, labels, CROSS_ENTROPY, batch), whole)
     order = torch.randperm(8, generator=torch.Generator().manual_seed(2)).repeat(2)
-    shuffled = input_sensitivity(model, inputs[order], labels[order], CROSS_ENTROPY, 7)
+    shuffled = measured(model, inputs[order], labels[order], CROSS_ENTROPY, 7)
     assert_same(shuffled, Sensitivities(*(getattr(whole, field)[order] for field in FIELDS)))
 
 
 def test_scaling_the_input_divides_by_the_scale():
     model, inputs, labels = made("linear", (1, 8, 8))
-    before = input_sensitivity(model, inputs, labels, CROSS_ENTROPY)
+    before = measured(model, inputs, labels, CROSS_ENTROPY)
     with torch.no_grad():
         model.output.weight /= 4
-    after = input_sensitivity(model, 4 * inputs, labels, CROSS_ENTROPY)
+    after = measured(model, 4 * inputs, labels, CROSS_ENTROPY)
     assert_same(Sensitivities(*(4 * getattr(after, field) for field in FIELDS)), before)
 
 
@@ -152,7 +158,7 @@ def test_a_saturated_net_keeps_its_digits_in_float32(scale):
         model.output.weight *= scale
     inputs, labels = examples((6,), 4)
     inputs = inputs.float()
-    got = input_sensitivity(model, inputs, labels, CROSS_ENTROPY)
+    got = measured(model, inputs, labels, CROSS_ENTROPY)
     model.double()
     logits = model(inputs.double()).detach()
     jacobians = torch.func.vmap(torch.func.jacrev(lambda x: model(x[None])[0]))(inputs.double()).detach()
@@ -179,9 +185,9 @@ def test_the_model_is_left_as_it_was(broken):
     before = {name: value.clone() for name, value in model.state_dict().items()}
     if broken:
         with pytest.raises(ValueError, match="one loss per example"):
-            input_sensitivity(model, inputs, labels, nn.CrossEntropyLoss())
+            measured(model, inputs, labels, nn.CrossEntropyLoss())
     else:
-        input_sensitivity(model, inputs, labels, CROSS_ENTROPY)
+        measured(model, inputs, labels, CROSS_ENTROPY)
     assert [name for name, module in model.named_modules() if not module.training] == ["norm2"]
     assert [name for name, p in model.named_parameters() if not p.requires_grad] == ["conv1.weight"]
     assert all(p.grad is None for p in model.parameters())
@@ -192,13 +198,13 @@ def test_the_model_is_left_as_it_was(broken):
 @pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
 def test_works_where_gradients_are_off(context):
     model, inputs, labels = made("cnn", (1, 8, 8))
-    expected = input_sensitivity(model, inputs, labels, CROSS_ENTROPY)
+    expected = measured(model, inputs, labels, CROSS_ENTROPY)
     with context():
-        got = input_sensitivity(model, inputs.clone(), labels, CROSS_ENTROPY)
+        got = measured(model, inputs.clone(), labels, CROSS_ENTROPY)
     assert_same(got, expected, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize(("inputs", "labels"), [(0, 0), (3, 2)])
 def test_empty_inputs_and_differing_lengths_are_errors(inputs, labels):
     with pytest.raises(ValueError, match=f"{inputs} inputs, {labels} labels"):
-        input_sensitivity(nn.Linear(2, 2), torch.zeros(inputs, 2), torch.zeros(labels, dtype=torch.long), CROSS_ENTROPY)
+        measured(nn.Linear(2, 2), torch.zeros(inputs, 2), torch.zeros(labels, dtype=torch.long), CROSS_ENTROPY)

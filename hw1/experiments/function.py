@@ -44,7 +44,7 @@ class Function:
         # Here, so that drawing needs no torch.
         import torch
 
-        x, y = run.splits.inputs["test"], run.splits.targets["test"]
+        x, y = run.splits.inputs("test", slice(None)), run.splits.targets["test"]
         if x[0].numel() != 1 or y.ndim != 2 or y.shape[1] != 1:
             raise UserError("experiment=function: needs a data set with one real input and one real target")
         with torch.inference_mode():

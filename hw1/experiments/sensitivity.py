@@ -60,16 +60,16 @@ class Sensitivity:
         # Here, so that drawing needs no torch.
         from torch import nn
 
-        from hw1.measures.sensitivity import input_sensitivity
+        from hw1.measures.sensitivity import SLICE, input_sensitivity
 
         splits = run.splits
         if splits.task != "classification":
             raise UserError("experiment=sensitivity: needs a data set of classes, such as mnist or digits")
         if run.status[replica] != "ok":
             return dict.fromkeys(MEASURES, np.nan)
-        inputs, labels = splits.inputs["test"][: self.examples], splits.targets["test"][: self.examples]
-        found = input_sensitivity(run.network(replica), inputs, labels, nn.CrossEntropyLoss(reduction="none"))
-        return {name: getattr(found, name).double().mean().item() for name in MEASURES}
+        loss = nn.CrossEntropyLoss(reduction="none")
+        found = input_sensitivity(run.network(replica), splits.slices("test", SLICE, self.examples), loss)
+        return {name: getattr(found, name).mean().item() for name in MEASURES}
 
     def draw(self, tables: Tables, swept: list[str]) -> "dict[str, Figure]":
         """`sensitivity`: each measure (log axis) and the test accuracy against the batch size (log₂ axis)."""
@@ -86,16 +86,18 @@ class Sensitivity:
                 figures.mean_line(axes, family, "batch_size", column, metric, colour, label, marker)
             what = quantity(metric)
             axes.set_title(what.label)
-            axes.set_ylabel(_wrapped(what.definition), fontsize=8.5)
+            log = " (log axis)" if what.scale == "log" else ""
+            axes.set_ylabel(_wrapped(what.definition + log), fontsize=8.5)
             figures.powers_axis(axes, table["batch_size"].tolist())
-            if what.scale == "log":
+            if log:
                 figures.plain_log_axis(axes)
+            axes.tick_params(axis="y", labelsize=9)
         for axes in grid[1]:
             axes.set_xlabel("batch size (examples per step, log₂ axis)")
         if others:
             grid[0, 1].legend(fontsize=8.5)
         n = figures.counted(first.dropna(subset=["sensitivity"]), ["batch_size", *others])
-        bars = "mean and 95 % t-interval over replicas" if n != "n=1" else "one replica, no interval"
+        bars = "mean and 95 % t-interval over replicas, each a dot" if n != "n=1" else "one replica, no interval"
         title = "Input sensitivity of trained networks against batch size"
         figure.suptitle(f"{title}\n{bars}, {n}; input unit: {table['unit'].iloc[0]}", fontsize=11)
         return {"sensitivity": figure}
