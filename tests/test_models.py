@@ -106,8 +106,17 @@ def test_layers_come_in_the_stated_order():
     mlp = MLP(input_shape=(3,), outputs=2, dropout=0.5, batch_norm=True)
     assert " ".join(name for name, _ in mlp.named_children()) == "flatten hidden1 norm1 activation1 dropout1 output"
     cnn = CNN(**MNIST, depth=1, dropout=0.5, batch_norm=True)
-    names = "conv1 norm1 activation1 pool1 flatten hidden activation dropout output"
+    names = "conv1 norm1 pool1 activation1 flatten hidden activation dropout output"
     assert " ".join(name for name, _ in cnn.named_children()) == names
+
+
+@pytest.mark.parametrize("activation", [*models.MONOTONE, "gelu", "sine"])
+def test_pooling_before_a_monotone_activation_is_the_same_function(activation):
+    model = CNN(**MNIST, depth=1, activation=activation).double()
+    x = torch.randn(5, 1, 28, 28, dtype=torch.float64)
+    act = models.ACTIVATIONS[activation]()
+    hidden = model.hidden(torch.nn.functional.max_pool2d(act(model.conv1(x)), 2).flatten(1))
+    torch.testing.assert_close(model(x), model.output(act(hidden)), rtol=0, atol=1e-12)
 
 
 def test_channels_double_with_every_block():
