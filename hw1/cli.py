@@ -2,11 +2,14 @@
 
 import os
 import re
+import signal
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hw1 import __version__
 from hw1.errors import UserError, one_line
 from hw1.paths import conf_dir
 
@@ -31,6 +34,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if any(word in ("--help", "-h") for word in words):
         print(help_text())
         return OK
+    if "--version" in words:
+        print(f"hw1 {__version__}")
+        return OK
     try:
         return _run(words)
     except UserError as error:
@@ -53,8 +59,7 @@ def _run(words: list[str]) -> int:
 
     arguments = sweep.parse(words)
     if arguments.cfg or arguments.info or arguments.hydra_help or arguments.shell_completion:
-        flags = [word for word in words if word not in ("-m", "--multirun")]
-        sweep.launch(flags)
+        sweep.show(arguments, words)
         return OK
     planned = sweep.plan(arguments)
     return _launch(planned, sweep.typed_command(words))
@@ -72,17 +77,22 @@ def _launch(planned: "Planned", command: str) -> int:
         jobs = f"{len(planned.jobs)} jobs, {planned.side_by_side} at a time" if len(planned.jobs) > 1 else "1 job"
         console.print(f"{planned.experiment}: {jobs}, in {shown(planned.folder)}", markup=False, soft_wrap=True)
     names = {folder: job.name(planned.keys) for folder, job in zip(planned.folders, planned.jobs, strict=True)}
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's kill, too, takes the workers along
     interrupted = False
     try:
         with Display(names, console):
             sweep.launch(planned.arguments)
     except KeyboardInterrupt:
         interrupted = True
-    except SystemExit as error:
+    except (Exception, SystemExit) as error:
         # Hydra's own failure, or a launcher's: what the jobs left on disk says more.
-        console.print(f"Hydra ended with exit code {error.code}", markup=False)
+        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+            traceback.print_exc()
+        words = one_line(error).partition(". ")[0]
+        print(f"error: the launcher ended early: {type(error).__name__}: {words}", file=sys.stderr)
     from hw1 import outcome  # with matplotlib and scipy: memory that the jobs may need before
 
+    outcome.settle(planned, "interrupted" if interrupted else "failed")
     finished = outcome.report(planned, console)
     return INTERRUPTED if interrupted else finished
 

@@ -1,6 +1,7 @@
 """How figures look, and how they reach the disk. The one owner of matplotlib, with the experiments' `draw`."""
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -57,48 +58,62 @@ def draw(folder: Path, experiment: Experiment, tables: Tables, swept: list[str])
                 scratch.replace(folder / f"{name}.{kind}")
 
 
-def families(table: pd.DataFrame, keys: Sequence[str]) -> Iterator[tuple[str, str, str, pd.DataFrame]]:
-    """Label, colour, marker and rows of each combination of `keys`, in order of appearance; one unlabelled without."""
+@dataclass(frozen=True)
+class Family:
+    """Rows that belong to one line, and how it looks."""
+
+    rows: pd.DataFrame
+    label: str
+    colour: str
+    marker: str
+    place: float  # −½ to ½: its share of the room around each x, so that intervals stand side by side
+
+
+def families(table: pd.DataFrame, keys: Sequence[str]) -> list[Family]:
+    """The rows of each combination of `keys`, in order of appearance; one unlabelled family without keys."""
     if not keys:
-        yield "", COLOURS[0], MARKERS[0], table
-        return
-    groups = table.groupby(list(keys), sort=False, dropna=False)
-    for number, (values, rows) in enumerate(groups):
-        label = ", ".join(f"{key}={value}" for key, value in zip(keys, _as_tuple(values), strict=True))
-        yield label, COLOURS[number % len(COLOURS)], MARKERS[number // len(COLOURS) % len(MARKERS)], rows
+        return [Family(table, "", COLOURS[0], MARKERS[0], 0.0)]
+    groups = list(table.groupby(list(keys), sort=False, dropna=False))
+    return [
+        Family(
+            rows,
+            ", ".join(f"{key}={value}" for key, value in zip(keys, values, strict=True)),
+            COLOURS[number % len(COLOURS)],
+            MARKERS[number // len(COLOURS) % len(MARKERS)],
+            (number + 0.5) / len(groups) - 0.5,
+        )
+        for number, (values, rows) in enumerate(groups)
+    ]
 
 
-def _as_tuple(values: Hashable) -> tuple[Hashable, ...]:
-    return values if isinstance(values, tuple) else (values,)
+def mean_line(axes: Axes, family: Family, x: str, y: str, metric: str) -> None:
+    """Mean over replicas with a 95 % t-interval at every x, joined by a line; every replica as a faint dot beside it.
 
-
-def mean_line(
-    axes: Axes, rows: pd.DataFrame, x: str, y: str, metric: str, colour: str, label: str, marker: str
-) -> None:
-    """Mean over replicas with a 95 % t-interval at every x, joined by a line; every replica as a faint dot.
-
-    `metric` names the quantity whose scale (linear, log, logit) the interval is computed on.
+    For a logarithmic x axis with values a factor of 2 apart, or more. `metric` names the quantity on whose scale
+    (linear, log, logit) the interval is computed.
     """
-    points = rows.groupby(x)[y]
-    places = np.array(list(points.groups), dtype=float)
-    intervals = [mean_interval(values.to_numpy(), quantity(metric).scale) for _, values in points]
+    scale = quantity(metric).scale
+    points = family.rows.groupby(x)[y]
+    places = np.array(list(points.groups), dtype=float) * 1.35**family.place
+    intervals = [mean_interval(values.to_numpy(), scale) for _, values in points]
     means = np.array([interval.mean for interval in intervals])
     ends = np.array([[interval.mean - interval.low, interval.high - interval.mean] for interval in intervals]).T
-    # Beside the bar, not behind it; on a log axis a factor is a distance.
-    axes.plot(rows[x] * 1.09, rows[y], ".", color=colour, alpha=0.35, markersize=7, markeredgewidth=0, zorder=2)
-    ends = np.nan_to_num(ends)  # one replica has no interval
+    if len(family.rows) > len(intervals):
+        beside = family.rows[x] * 1.35**family.place * 1.07
+        axes.plot(beside, family.rows[y], ".", color=family.colour, alpha=0.4, markersize=7, markeredgewidth=0)
     axes.errorbar(
         places,
         means,
-        yerr=ends,
-        color=colour,
-        marker=marker,
+        yerr=np.nan_to_num(ends),  # one replica has no interval
+        color=family.colour,
+        marker=family.marker,
         markersize=5,
         capsize=3,
         linewidth=1.5,
-        label=label,
-        zorder=3,
+        label=family.label,
     )
+    if scale == "logit" and axes.get_ylim()[1] > 1:
+        axes.set_ylim(top=1)
 
 
 def powers_axis(axes: Axes, values: Sequence[float]) -> None:
@@ -108,8 +123,7 @@ def powers_axis(axes: Axes, values: Sequence[float]) -> None:
     axes.xaxis.set_major_locator(FixedLocator(ticks))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    if len(ticks) > 1:
-        axes.set_xlim(ticks[0] / 1.4, ticks[-1] * 1.4)
+    axes.set_xlim(ticks[0] / 1.5, ticks[-1] * 1.5)
     if len(ticks) > 8:
         axes.tick_params(axis="x", labelrotation=45)
 
@@ -117,12 +131,15 @@ def powers_axis(axes: Axes, values: Sequence[float]) -> None:
 def plain_log_axis(axes: Axes) -> None:
     """A log y axis whose ticks are plain numbers, also where it spans less than a decade."""
     axes.set_yscale("log")
-    plain = FuncFormatter(lambda value, _: f"{value:.3g}")
     low, high = axes.get_ylim()
+    if low > 0 and high / low < 3:  # so narrow that only room shows what is noise
+        low, high = low / 1.3, high * 1.3
+        axes.set_ylim(low, high)
+    plain = FuncFormatter(lambda value, _: f"{value:.3g}")
     axes.yaxis.set_major_formatter(plain)
-    axes.tick_params(axis="y", which="both", labelsize=9)
     if low > 0 and high / low < 20:
         axes.yaxis.set_minor_formatter(plain)
+    axes.tick_params(axis="y", which="both", labelsize=9)
 
 
 def counted(rows: pd.DataFrame, by: Sequence[str]) -> str:

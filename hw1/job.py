@@ -42,7 +42,7 @@ def execute(config: DictConfig) -> None:
         _perform(OmegaConf.to_container(config, resolve=True), folder, side_by_side, result)  # type: ignore[arg-type]
         result["status"] = "ok"
     except KeyboardInterrupt:
-        result["status"] = "interrupted"
+        result["status"], result["error"] = "interrupted", "stopped by Ctrl-C"
         raise
     except (Exception, SystemExit) as error:
         result["status"] = "failed"
@@ -69,11 +69,13 @@ def _perform(config: Mapping[str, Any], folder: Path, side_by_side: int, result:
         tuple(config["allow_targets"]),
     )
     laboratory.set_up_process(machine.threads)
-    lab = laboratory.Laboratory(Store(Path(config["store"])), machine, Reporter(folder, log.info), log.info)
+    reporter = Reporter(folder, log.info)
+    lab = laboratory.Laboratory(Store(Path(config["store"])), machine, reporter, log.info)
     base = Recipe.from_config(config, machine.device.partition(":")[0])
     runs = {name: lab.run(recipe) for name, recipe in experiment.recipes(base).items()}
     result["runs"] = {name: {"key": run.key, "trained": lab.used[run.key]} for name, run in runs.items()}
     result["environment"] = laboratory.environment(machine)
+    reporter.stage("measuring")
     tables = experiment.measure(runs)
     for name, table in tables.items():
         write_table(folder / f"{name}.csv", table)

@@ -97,9 +97,11 @@ class Run:
 
     def network(self, replica: int, epoch: str | None = None) -> nn.Module:
         """One trained network on the device, in evaluation mode."""
-        model = make_model(self.recipe, self.dataset, self.machine)()
+        make = make_model(self.recipe, self.dataset, self.machine)
+        model = training.initial_model(make, self.recipe.init_seed, replica)  # leaves the global generator alone
+        place(model, torch.device(self.machine.device), getattr(torch, self.recipe.dtype))  # before float64 comes in
         model.load_state_dict({name: value[replica] for name, value in self.weights(epoch).items()})
-        return place(model, torch.device(self.machine.device), getattr(torch, self.recipe.dtype)).eval()
+        return model.eval()
 
     def loss(self) -> nn.Module:
         """The loss that it was trained with."""
@@ -120,20 +122,24 @@ class Laboratory:
         """The run of a recipe: the stored one, checked, or a new one.
 
         Raises: UserError for parts that cannot be built, a batch larger than the training split, or a store that
-            cannot be written.
+            cannot be read or written.
         """
         dataset = load_dataset(recipe, self.machine.data_dir, self.machine.allow_targets)
         check_fits(recipe, dataset)
         allow = self.machine.allow_targets
         key = recipe_key(recipe, dataset.sha256, code_fingerprint(recipe, allow), torch.__version__)
-        if not self.store.holds(key):
-            with self.store.lock(key, lambda: self.say(f"waiting for another job that trains run {key[:8]}")):
-                if not self.store.holds(key):
-                    self._train(key, recipe, dataset)
-                    self.used[key] = True
-        if not self.used.setdefault(key, False):
-            self.say(f"run {key[:8]} was in the store: nothing trained")
-        return Run(key, self.store.path(key), recipe, self.machine, self.store.info(key))
+        try:
+            if not self.store.sound(key):
+                with self.store.lock(key, lambda: self.say(f"waiting for another job that trains run {key[:8]}")):
+                    if not self.store.holds(key):
+                        self._train(key, recipe, dataset)
+                        self.used[key] = True
+            if not self.used.setdefault(key, False):
+                self.say(f"run {key[:8]} was in the store: nothing trained")
+            return Run(key, self.store.path(key), recipe, self.machine, self.store.info(key))
+        except OSError as error:
+            place = error.filename or self.store.folder
+            raise UserError(f"{place}: {error.strerror} (errno {error.errno})") from error
 
     def _train(self, key: str, recipe: Recipe, dataset: Dataset) -> None:
         allow, machine = self.machine.allow_targets, self.machine
@@ -185,12 +191,10 @@ class Laboratory:
             (folder / "recipe.yaml").write_text(text, encoding="utf-8")
             (folder / "run.json").write_text(json.dumps(info, indent=2) + "\n", encoding="utf-8")
             pd.DataFrame(trained.history).to_csv(folder / "history.csv", index=False)
-            safetensors.torch.save_file(trained.weights, folder / "weights.safetensors")
+            # Not save_file, which hides what the system said (disk full) in an error of its own.
+            (folder / "weights.safetensors").write_bytes(safetensors.torch.save(trained.weights))
 
-        try:
-            self.store.publish(key, write)
-        except OSError as error:
-            raise UserError(f"cannot store a run: {error.filename or self.store.folder}: {error.strerror}") from error
+        self.store.publish(key, write)
 
 
 @lru_cache(maxsize=1)
@@ -217,7 +221,7 @@ def check_output(model: nn.Module, dataset: Dataset) -> None:
     try:
         with torch.inference_mode():
             given = tuple(model(torch.zeros(2, *dataset.input_shape)).shape)
-    except RuntimeError as error:
+    except Exception as error:  # a user's own module may raise anything, or give no tensor
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"model: cannot take inputs of shape {dataset.input_shape}: {reason}") from error
     model.train(was_training)

@@ -1,5 +1,7 @@
 """After the jobs: comparison, figures and words, from what is on disk, whatever the launcher and whatever failed."""
 
+import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -8,15 +10,25 @@ from rich.table import Table
 from rich.text import Text
 
 from hw1 import compare, figures, parts, results
-from hw1.files import read_table
+from hw1.files import read_table, write_json
 from hw1.quantities import quantity
 from hw1.statistics import mean_interval
-from hw1.terminal import RESULT, read_json, shown
+from hw1.terminal import PROGRESS, RESULT, read_json, shown
 
 if TYPE_CHECKING:
     from hw1.sweep import Planned
 
 OK, FAILED, BAD_INPUT = 0, 1, 2
+
+
+def settle(planned: "Planned", status: str) -> None:
+    """Jobs that are still said to run are not: the launcher has returned, so their process was killed."""
+    for folder in planned.folders:
+        result = read_json(folder / RESULT)
+        if result.get("status") == "running":
+            error = "its process ended without a word (killed, or out of memory)"
+            write_json(folder / RESULT, result | {"status": status, "error": error})
+            (folder / PROGRESS).unlink(missing_ok=True)
 
 
 def report(planned: "Planned", console: Console) -> int:
@@ -27,6 +39,11 @@ def report(planned: "Planned", console: Console) -> int:
     elif states[0].get("status") == "ok":
         _show_job(planned.folder, console)
     _say_training(states, console)
+    if os.environ.get("HYDRA_FULL_ERROR") == "1":
+        for folder, state in zip(planned.folders, states, strict=True):
+            if state.get("status") == "failed":
+                file = folder / "error.txt"  # which a killed one has not
+                print(file.read_text(encoding="utf-8") if file.exists() else state["error"], file=sys.stderr)
     if not planned.multirun and states[0].get("status") == "failed":
         Console(stderr=True).print(f"error: {states[0]['error']}", markup=False, highlight=False, soft_wrap=True)
         return BAD_INPUT if states[0].get("bad_input") else FAILED
@@ -64,7 +81,7 @@ def _show_job(folder: Path, console: Console) -> None:
 def _say_training(states: list[dict[str, Any]], console: Console) -> None:
     runs = {run["key"]: run["trained"] for state in states for run in state.get("runs", {}).values()}
     trained = sum(runs.values())
-    if runs and not trained:
+    if runs and not trained and all(state.get("status") == "ok" for state in states):
         which = "the run was" if len(runs) == 1 else f"all {len(runs)} runs were"
         console.print(f"nothing trained: {which} in the store", markup=False, highlight=False)
     elif 0 < trained < len(runs):

@@ -69,13 +69,16 @@ def build(node: Mapping[str, Any], *args: Any, allow: Sequence[str] = (), **give
     """
     target = find(node.get("_target_"), allow)
     keys = {key: _nested(value, allow) for key, value in node.items() if key != "_target_"}
-    wanted = inspect.signature(target).parameters
-    given = {name: value for name, value in given.items() if name in wanted and name not in keys}
     try:
-        inspect.signature(target).bind(*args, **keys, **given)
-    except TypeError as error:
+        signature = inspect.signature(target)
+        given = {name: value for name, value in given.items() if name in signature.parameters and name not in keys}
+        signature.bind(*args, **keys, **given)
+    except (TypeError, ValueError) as error:  # ValueError: a compiled function that does not tell its signature
         raise UserError(f"{node['_target_']}: {error}") from error
-    return target(*args, **keys, **given)
+    try:
+        return target(*args, **keys, **given)
+    except ValueError as error:  # what torch says of values that it does not take
+        raise UserError(f"{node['_target_']}: {error}") from error
 
 
 def _nested(value: Any, allow: Sequence[str]) -> Any:

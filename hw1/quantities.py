@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Better = Literal["lower", "higher"]
-Scale = Literal["linear", "log", "logit"]
+Scale = Literal["linear", "log", "logit", "unexplained"]
 
 SPLITS = {"train": "training", "validation": "validation", "test": "test"}
 
@@ -38,7 +38,7 @@ def _of_split(split: str, words: str) -> list[Quantity]:
         Quantity(
             f"{split}_loss",
             f"{split} loss",
-            f"mean over examples of the loss, {over} (classification: cross-entropy, natural log)",
+            f"mean over examples of the training loss (cross-entropy in nats, or as chosen), {over}",
             "lower",
             "log",
         ),
@@ -50,7 +50,7 @@ def _of_split(split: str, words: str) -> list[Quantity]:
             "logit",
         ),
         Quantity(f"{split}_mae", f"{split} MAE", f"mean |prediction − target|, {over}", "lower", "log"),
-        Quantity(f"{split}_r2", f"{split} R²", f"1 − SS_res/SS_tot, {over}", "higher", "linear"),
+        Quantity(f"{split}_r2", f"{split} R²", f"1 − SS_res/SS_tot, {over}", "higher", "unexplained"),
     ]
 
 

@@ -14,9 +14,11 @@ from typing import Any
 from hw1 import data, design, parts
 from hw1.errors import UserError
 
-# Whose code decides what weights a recipe gives. Measures, tables and figures are not among them.
+# Whose code decides what weights a recipe gives. Measures, tables and figures are not among them; nor are the loaders
+# of data, whose arrays are in the key themselves.
 TRAINING_MODULES = (
-    "hw1.data", "hw1.design", "hw1.measures.performance", "hw1.models", "hw1.resident", "hw1.schedule", "hw1.training",
+    "hw1.design", "hw1.measures.performance", "hw1.models", "hw1.resident",
+    "hw1.schedule", "hw1.training",
 )  # fmt: skip
 KEY_LENGTH = 32
 LOSSES = {
@@ -89,9 +91,13 @@ def recipe_key(recipe: Recipe, data_sha256: str, code: str, torch_version: str) 
         data_sha256: of the arrays that are trained and evaluated on.
         code: `code_fingerprint` of what trains them.
         torch_version: full version; major.minor count.
+
+    A data set's `path` is no part of it: the arrays are, wherever they lie.
     """
+    described = recipe.as_dict()
+    described["dataset"].pop("path", None)
     content = {
-        "recipe": recipe.as_dict(),
+        "recipe": described,
         "data": data_sha256,
         "code": code,
         "torch": ".".join(torch_version.split(".")[:2]),
@@ -102,7 +108,7 @@ def recipe_key(recipe: Recipe, data_sha256: str, code: str, torch_version: str) 
 def code_fingerprint(recipe: Recipe, allow: Sequence[str] = ()) -> str:
     """SHA-256 of the code that trains a recipe: our training modules without comments and docstrings, and the whole
     file of each of the user's own targets."""
-    node = [recipe.dataset, recipe.model, recipe.optimizer, recipe.loss]
+    node = [recipe.model, recipe.optimizer, recipe.loss]
     own = sorted({file for target in parts.targets(node) if (file := parts.source_file(target, allow))})
     digests = [_module_digest(module) for module in TRAINING_MODULES]
     digests += [hashlib.sha256(file.read_bytes()).hexdigest() for file in own]
@@ -123,7 +129,7 @@ def bare_code(source: str) -> str:
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
         if (
-            isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
+            isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
             and body
             and ast.get_docstring(node) is not None
         ):
@@ -140,7 +146,7 @@ def _dataset(node_json: str, data_dir: Path, allow: tuple[str, ...]) -> data.Dat
 
 def load_dataset(recipe: Recipe, data_dir: Path, allow: tuple[str, ...] = ()) -> data.Dataset:
     """The data set that a recipe describes; jobs of one process share it."""
-    return _dataset(canonical_json(recipe.dataset), data_dir, allow)
+    return _dataset(json.dumps(recipe.dataset, sort_keys=True), data_dir, allow)  # exact: a path need not be in NFC
 
 
 def forget_datasets() -> None:
@@ -158,6 +164,9 @@ def check_fits(recipe: Recipe, dataset: data.Dataset) -> None:
         raise UserError(f"batch_size={recipe.batch_size}: must be at most {size}, the size of the training split")
     if recipe.model.get("batch_norm") and (size % recipe.batch_size == 1 or recipe.batch_size == 1):
         raise UserError(f"batch_size={recipe.batch_size}: batch norm needs more than the one example left of {size}")
+    if recipe.optimizer.get("nesterov") and not recipe.optimizer.get("momentum"):
+        momentum = recipe.optimizer.get("momentum")
+        raise UserError(f"optimizer.momentum={momentum}: must be above 0 with optimizer.nesterov=true")
     loss = str(recipe.loss.get("_target_"))
     if loss in LOSSES and LOSSES[loss] != dataset.task:
         fitting = [name for name, task in LOSSES.items() if task == dataset.task]

@@ -3,12 +3,11 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hw1.data import Dataset
-
-SPLITS = ("train", "validation", "test")
+from hw1.data import SPLITS, Dataset
 
 
 @dataclass(frozen=True)
@@ -19,7 +18,7 @@ class Splits:
     memory of floats, until they are asked for; training is no slower for it.
     """
 
-    raw: dict[str, Tensor]  # split → (N, *shape), as published
+    raw: dict[str, Tensor]  # split → (N, *shape): bytes as published, all else scaled already
     targets: dict[str, Tensor]  # split → (N,) int64 labels, or (N, K) values
     task: str  # "classification" or "regression"
     offset: Tensor
@@ -56,14 +55,19 @@ class Splits:
     def of(cls, dataset: Dataset, device: torch.device, dtype: torch.dtype) -> "Splits":
         """Move a data set onto a device; on the CPU bytes are shared with it."""
         raw, targets = {}, {}
+        offset, scale = dataset.offset, dataset.scale
         for split in SPLITS:
-            x = torch.from_numpy(dataset.inputs[split]).to(device)
-            raw[split] = x if x.dtype == torch.uint8 else x.to(dtype)
+            x = dataset.inputs[split]
+            if (
+                x.dtype != np.uint8
+            ):  # scaled at once, in float64: a large mean must not cost the digits of a small spread
+                x = ((x.astype(np.float64) - dataset.offset) / dataset.scale).astype(np.dtype(str(dtype)[6:]))
+                offset, scale = 0.0, 1.0
+            raw[split] = torch.from_numpy(x).to(device)
             y = torch.from_numpy(dataset.targets[split]).to(device)
             targets[split] = y.long() if dataset.task == "classification" else y.to(dtype).reshape(len(y), -1)
-        offset = torch.as_tensor(dataset.offset, dtype=dtype, device=device)
-        scale = torch.as_tensor(dataset.scale, dtype=dtype, device=device)
-        return cls(raw, targets, dataset.task, offset, scale)
+        scaling = [torch.as_tensor(value, dtype=dtype, device=device) for value in (offset, scale)]
+        return cls(raw, targets, dataset.task, *scaling)
 
 
 def lay_out(images: Tensor) -> Tensor:

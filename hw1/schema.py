@@ -6,6 +6,7 @@ a YAML file, on the command line or in one job of a sweep meets the same words, 
 """
 
 import difflib
+import re
 import types
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, is_dataclass
@@ -172,7 +173,7 @@ class Sgd(Optimizer):
 
 @dataclass
 class Adam(Optimizer):
-    betas: list[Annotated[float, Range(0, 0.9999999)]]
+    betas: tuple[Annotated[float, Range(0, 0.9999999)], Annotated[float, Range(0, 0.9999999)]]
     eps: NonNegative
     fused: bool
 
@@ -200,9 +201,9 @@ class Huber:
 
 
 PARTS: dict[str, type] = {
-    **{f"hw1.data.{name}": Images for name in ("mnist", "fashion_mnist", "kmnist", "cifar10", "digits")},
-    "hw1.data.npz": Npz,
-    "hw1.data.function": Function,
+    **{f"hw1.sources.{name}": Images for name in ("mnist", "fashion_mnist", "kmnist", "cifar10", "digits")},
+    "hw1.sources.npz": Npz,
+    "hw1.sources.function": Function,
     "hw1.models.linear": Linear,
     "hw1.models.mlp": Mlp,
     "hw1.models.cnn": Cnn,
@@ -238,13 +239,13 @@ def check_keys(node: Mapping[str, Any], schema: type, prefix: str = "") -> None:
     names = [field.name for field in fields(schema)]
     for key in node:
         if key not in names and key != "_target_":
-            raise UserError(f"unknown key {prefix}{key}{nearest(str(key), names)}")
+            raise UserError(f"unknown key {prefix}{_show(key)}{nearest(str(key), names)}")
     for name in names:
         if name not in node or node[name] == "???":
             raise UserError(f"{prefix}{name} is missing; it must be {allowed(hints[name])}")
         if is_dataclass(hints[name]) and isinstance(hints[name], type):
             if not isinstance(node[name], Mapping):
-                raise UserError(f"{prefix}{name}={node[name]}: must be a group of keys")
+                raise UserError(f"{prefix}{name}={_show(node[name])}: must be a group of keys")
             check_keys(node[name], hints[name], f"{prefix}{name}.")
         elif not _fits(node[name], hints[name]):
             raise UserError(f"{prefix}{name}={_show(node[name])}: must be {allowed(hints[name])}")
@@ -262,6 +263,8 @@ def allowed(hint: Any) -> str:
         return ", or ".join(allowed(part) for part in arguments)
     if origin is list:
         return f"a list, each of it {allowed(arguments[0])}"
+    if origin is tuple:
+        return f"a list of {len(arguments)}, each of it {allowed(arguments[0])}"
     names = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", type(None): "null"}
     return names.get(hint, "anything")
 
@@ -271,7 +274,7 @@ def _fits(value: Any, hint: Any) -> bool:
     if origin is Annotated:
         if "device" in arguments[1:]:
             return isinstance(value, str) and (
-                value in ("auto", "cpu", "cuda", "mps") or (value.startswith("cuda:") and value[5:].isdecimal())
+                value in ("auto", "cpu", "cuda", "mps") or re.fullmatch(r"cuda:[0-9]{1,4}", value) is not None
             )
         return _fits(value, arguments[0]) and all(b.holds(value) for b in arguments[1:] if isinstance(b, Range))
     if origin is Literal:
@@ -280,6 +283,8 @@ def _fits(value: Any, hint: Any) -> bool:
         return any(_fits(value, part) for part in arguments)
     if origin is list:
         return isinstance(value, list) and all(_fits(item, arguments[0]) for item in value)
+    if origin is tuple:  # a list in YAML
+        return isinstance(value, list) and len(value) == len(arguments) and all(map(_fits, value, arguments))
     if hint is Any:
         return True
     if hint in (int, float) and isinstance(value, bool):

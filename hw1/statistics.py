@@ -21,6 +21,7 @@ SCALES: dict[str, tuple[Transform, Transform, float, float]] = {
     "linear": (np.asarray, np.asarray, -math.inf, math.inf),
     "log": (np.log, np.exp, 0.0, math.inf),
     "logit": (logit, expit, 0.0, 1.0),
+    "unexplained": (lambda v: np.log1p(-v), lambda t: -np.expm1(t), -math.inf, 1.0),  # 1 − R² on the log scale
 }
 
 
@@ -83,7 +84,7 @@ def mean_interval(values: ArrayLike, scale: str = "linear", level: float = 0.95)
 
     Args:
         values: (n,) one per replica; those not finite (diverged replicas) are left out and not counted in n.
-        scale: "linear", "log" or "logit". A value outside its open range (loss 0, accuracy 1) makes it linear, clipped
+        scale: "linear", "log", "logit", or "unexplained" for R². A value outside its open range (loss 0, accuracy 1) makes it linear, clipped
             to the closed range if all values lie in that.
         level: nominal coverage.
     Raises: ValueError if `scale` is unknown.
@@ -163,7 +164,7 @@ def _ends(values: Array, scale: str, level: float) -> tuple[float, float]:
     mean, error, freedom = _mean_error(to(values))
     half = _t_quantile(freedom, level) * error
     with np.errstate(over="ignore"):  # two replicas decades apart: the upper end is infinite, and says so
-        low, high = back(np.array([mean - half, mean + half]))
+        low, high = sorted(back(np.array([mean - half, mean + half])))
     return float(low), float(high)
 
 

@@ -10,6 +10,7 @@ good run.
 """
 
 import contextlib
+import errno
 import hashlib
 import json
 import logging
@@ -30,6 +31,7 @@ log = logging.getLogger(__name__)
 SUMS = "SHA256SUMS"
 FILES = ("recipe.yaml", "run.json", "history.csv", "weights.safetensors")
 KEY = re.compile(r"[0-9a-f]{32}")
+NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP)  # what file systems without locks answer
 
 
 class Damaged(Exception):
@@ -77,24 +79,38 @@ class Store:
         """Read every file of a run and compare it with its checksum.
 
         Raises: Damaged if a file is missing, superfluous or different; OSError if one cannot be read now, which says
-        nothing about its content.
+        nothing about its content (FileNotFoundError if there is no such run).
         """
         folder = self.path(key)
-        sums = _read_sums(folder / SUMS)
         present = {entry.name for entry in os.scandir(folder)}
-        if set(sums) != set(FILES) or present != {*FILES, SUMS}:
-            odd = sorted(present ^ {*FILES, SUMS}) or sorted(set(sums) ^ set(FILES))
+        if odd := sorted(present ^ {*FILES, SUMS}):
             raise Damaged(f"{folder}: {', '.join(odd)} should {'not ' if odd[0] in present else ''}be there")
-        for name in FILES:
-            if _sha256(folder / name) != sums[name]:
+        sums = _sums(folder)
+        try:
+            written = (folder / SUMS).read_bytes()
+        except IsADirectoryError as error:
+            raise Damaged(f"{folder / SUMS}: is a folder") from error
+        for name, line in sums.items():
+            if line not in written:
                 raise Damaged(f"{folder / name}: content does not match its SHA-256")
+        if written != b"".join(sums.values()):  # byte for byte, since nothing else covers this file
+            raise Damaged(f"{folder / SUMS}: is not as it was written")
 
-    def holds(self, key: str) -> bool:
-        """Whether a whole, undamaged run is stored. A damaged one is set aside, to be trained again."""
-        if not self.path(key).is_dir():
-            return False
+    def sound(self, key: str) -> bool:
+        """Whether a whole, undamaged run is stored. Raises: OSError if it cannot be read now."""
         try:
             self.verify(key)
+        except (Damaged, FileNotFoundError):
+            return False
+        return True
+
+    def holds(self, key: str) -> bool:
+        """The same, and a damaged run is set aside, to be trained again; with the key's lock held, lest one sets aside
+        what another has just trained."""
+        try:
+            self.verify(key)
+        except FileNotFoundError:
+            return False
         except Damaged as damage:
             self.set_aside(key)
             log.warning("set aside a damaged run, it will be trained again: %s", damage)
@@ -122,10 +138,11 @@ class Store:
         scratch.mkdir(parents=True)
         try:
             write(scratch)
-            sums = "".join(f"{_sha256(scratch / name)}  {name}\n" for name in FILES)
-            (scratch / SUMS).write_text(sums, encoding="ascii", newline="\n")
-            for name in (*FILES, SUMS):
+            for name in FILES:
                 _flush(scratch / name)
+            sums = b"".join(_sums(scratch).values())
+            (scratch / SUMS).write_bytes(sums)
+            _flush(scratch / SUMS)
             _flush(scratch)
             self._rename(scratch, target, sums)
             _flush(self.folder)
@@ -133,7 +150,7 @@ class Store:
             shutil.rmtree(scratch, ignore_errors=True)
 
     @staticmethod
-    def _rename(scratch: Path, target: Path, sums: str) -> None:
+    def _rename(scratch: Path, target: Path, sums: bytes) -> None:
         try:
             scratch.rename(target)
         except OSError:
@@ -142,12 +159,15 @@ class Store:
                 raise
             if scratch.exists():
                 return
-            if (target / SUMS).read_text(encoding="ascii") != sums:
+            if (target / SUMS).read_bytes() != sums:  # they cover run.json, and with it a nonce of this very run
                 raise
 
     @contextlib.contextmanager
     def lock(self, key: str, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
-        """Hold a run's lock, so that twins wait instead of training the same; `waiting` is called if one must wait."""
+        """Hold a run's lock, so that twins wait instead of training the same; `waiting` is called if one must wait.
+
+        Where the file system has no locks, the block runs without.
+        """
         place = self.folder / ".locks"
         place.mkdir(parents=True, exist_ok=True)
         lock = FileLock(place / f"{self.path(key).name}.lock")
@@ -158,6 +178,9 @@ class Store:
             while not lock.is_locked:  # in short turns, so that Ctrl-C is heard
                 with contextlib.suppress(Timeout):
                     lock.acquire(timeout=0.5)
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
         try:
             yield
         finally:
@@ -171,20 +194,17 @@ class Store:
         shutil.rmtree(trash)
 
 
-def _read_sums(file: Path) -> dict[str, str]:
-    try:
-        lines = file.read_text(encoding="ascii").splitlines()
-        return {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
-    except (FileNotFoundError, ValueError) as error:
-        raise Damaged(f"{file}: {error}") from error
+def _sums(folder: Path) -> dict[str, bytes]:
+    """A run's files with the line of each for SHA256SUMS, in its order."""
+    return {name: f"{_sha256(folder / name)}  {name}\n".encode() for name in FILES}
 
 
 def _sha256(file: Path) -> str:
     try:
         with file.open("rb") as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()
-    except FileNotFoundError as error:
-        raise Damaged(f"{file}: missing") from error
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise Damaged(f"{file}: {error.strerror}") from error
 
 
 def _flush(path: Path) -> None:

@@ -12,7 +12,8 @@ from types import TracebackType
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID
+from rich.table import Column
 from rich.text import Text
 
 from hw1.files import write_json
@@ -51,13 +52,28 @@ def read_json(file: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
+class _Name(ProgressColumn):
+    """The job's name, the end of a long one left out."""
+
+    def render(self, task: Task) -> Text:
+        name = task.description
+        return Text(name if len(name) <= 40 else name[:39] + "…")
+
+
+class _Words(ProgressColumn):
+    """What the job says, as much as fits into the line."""
+
+    def render(self, task: Task) -> Text:
+        return Text(task.fields["words"], no_wrap=True, overflow="ellipsis")
+
+
 class _Left(ProgressColumn):
     """Time left, by the share that is done since this display first saw the job."""
 
     def render(self, task: Task) -> Text:
         done, elapsed = task.percentage / 100, task.elapsed or 0.0
         if task.finished:
-            return Text(duration(elapsed), style="green")
+            return Text("")
         return Text(f"{duration(elapsed / done * (1 - done))} left" if done > 0 and elapsed > 1 else "", style="cyan")
 
 
@@ -77,10 +93,10 @@ class Display:
         self.stop = threading.Event()
         self.thread = threading.Thread(target=self._watch, daemon=True)
         self.progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=20),
-            TextColumn("{task.fields[words]}"),
-            _Left(),
+            _Name(table_column=Column(no_wrap=True)),
+            BarColumn(bar_width=12, table_column=Column(no_wrap=True, min_width=12)),
+            _Left(table_column=Column(no_wrap=True)),
+            _Words(),
             console=console,
             transient=True,
             disable=not console.is_terminal,
@@ -113,7 +129,7 @@ class Display:
 
     def _show(self, folder: Path, name: str, state: dict[str, Any]) -> None:
         if folder not in self.tasks:
-            self.tasks[folder] = self.progress.add_task(Text(name).markup, total=1.0, words="starting")
+            self.tasks[folder] = self.progress.add_task(name, total=1.0, words="starting")
         if state:
             self.progress.update(self.tasks[folder], completed=state["done"], words=state["words"])
 
@@ -142,12 +158,16 @@ class Reporter(Watcher):
         row = {name: value for name, value in progress.row.items() if value == value}
         metric = next((name for name in ("validation_accuracy", "validation_r2") if name in row), None)
         words = f"epoch {progress.epoch:.1f}/{progress.epochs:g}"
-        if progress.of_replicas > len(progress.replicas):
-            words = f"replica {progress.replicas[0] + 1}/{progress.of_replicas}, {words}"
         if metric:
-            words += f", loss {row['train_loss']:.4f}, {metric.replace('_', ' ')} {row[metric]:.4f}"
+            words += f", loss {row['train_loss']:.4f}, {metric.removeprefix('validation_')} {row[metric]:.4f}"
         words += f", {progress.examples_per_second:,.0f} examples/s"
+        if progress.of_replicas > len(progress.replicas):
+            words += f", replica {progress.replicas[0] + 1}/{progress.of_replicas}"
         write_json(self.file, {"done": progress.done, "words": words})
+
+    def stage(self, words: str) -> None:
+        """Say what comes after training."""
+        write_json(self.file, {"done": 1.0, "words": words})
 
     def row(self, row: dict[str, Any]) -> None:
         """Write it into the log."""

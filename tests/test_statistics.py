@@ -180,3 +180,11 @@ def test_neither_torch_nor_matplotlib_is_imported(module: str) -> None:
     code = f"import sys, hw1.{module}; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_interval_of_r2_stays_below_one():
+    values = np.array([0.9, 0.99, 0.999])
+    interval = mean_interval(values, "unexplained")
+    low, high = mean_interval(1 - values, "log").low, mean_interval(1 - values, "log").high
+    np.testing.assert_allclose([interval.low, interval.high], [1 - high, 1 - low])
+    assert interval.high < 1

@@ -16,7 +16,7 @@ import tarfile
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from hw1.data import MNIST_SHA256
+from hw1.packed_mnist import SHA256
 
 # dict_size: the whole of it at once; 8 MiB give a file 3 % larger. Reading takes as much memory.
 FILTERS = [
@@ -27,7 +27,7 @@ FILTERS = [
 def original(folder: Path, name: str) -> bytes:
     """Content of `folder`/`name`.gz. Raises SystemExit if it is not the published file."""
     content = gzip.decompress((folder / f"{name}.gz").read_bytes())
-    if hashlib.sha256(content).hexdigest() != MNIST_SHA256[name]:
+    if hashlib.sha256(content).hexdigest() != SHA256[name]:
         raise SystemExit(f"error: {folder / name}.gz is not the published file: its SHA-256 differs")
     return content
 
@@ -49,7 +49,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="holds train-images-idx3-ubyte.gz and the other three")
     parser.add_argument("output", type=Path, help="the packed file to write")
     arguments = parser.parse_args()
-    files = {name: original(arguments.folder, name) for name in MNIST_SHA256}
+    files = {name: original(arguments.folder, name) for name in SHA256}
     arguments.output.write_bytes(packed(files))
     with tarfile.open(arguments.output, mode="r:xz") as tar:
         for name, content in files.items():

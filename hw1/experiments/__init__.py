@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Protocol
 
 import pandas as pd
 
+from hw1.data import Dataset
 from hw1.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -22,6 +23,10 @@ class Experiment(Protocol):
     """What a config's `experiment` node builds."""
 
     headline: ClassVar[str]  # the metric of `summary` that the closing sentence is about
+
+    def check(self, dataset: Dataset) -> None:
+        """See whether it can measure networks trained on a data set, before any is. Raises: UserError if not."""
+        ...
 
     def recipes(self, base: Recipe) -> dict[str, Recipe]:
         """The runs it needs, by a name of its own; `base` is the recipe that the config describes."""

@@ -3,12 +3,14 @@
 Networks are judged on points that none of them was trained on. What it cannot say: how they do outside the interval.
 """
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import pandas as pd
 
+from hw1.data import Dataset
 from hw1.errors import UserError
 from hw1.experiments import Tables, summary
 from hw1.quantities import quantity
@@ -25,6 +27,11 @@ class Function:
     """Fit a function of one variable, and compare prediction with truth."""
 
     headline: ClassVar[str] = "test_loss"
+
+    def check(self, dataset: Dataset) -> None:
+        """Needs one real input and one real target."""
+        if dataset.task != "regression" or dataset.outputs != 1 or math.prod(dataset.input_shape) != 1:
+            raise UserError("experiment=function: needs one real input and one real target; see dataset=function")
 
     def recipes(self, base: Recipe) -> dict[str, Recipe]:
         """One run, as configured."""
@@ -45,8 +52,6 @@ class Function:
         import torch
 
         x, y = run.splits.inputs("test", slice(None)), run.splits.targets["test"]
-        if x[0].numel() != 1 or y.ndim != 2 or y.shape[1] != 1:
-            raise UserError("experiment=function: needs a data set with one real input and one real target")
         with torch.inference_mode():
             prediction = run.network(replica)(x)
         columns = {"x": x, "target": y, "prediction": prediction}
@@ -62,14 +67,16 @@ class Function:
         left, right = grid[0]
         truth = tables["prediction"].drop_duplicates("x").sort_values("x")
         left.plot(truth["x"], truth["target"], color="black", linewidth=3, alpha=0.25, label="truth")
-        for label, colour, _, rows in figures.families(tables["prediction"], keys):
+        for family in figures.families(tables["prediction"], keys):
+            rows, colour, label = family.rows, family.colour, family.label
             for _, one in rows.groupby("replica"):
                 left.plot(one["x"], one["prediction"], color=colour, linewidth=0.6, alpha=0.4)
             mean = rows.groupby("x")["prediction"].mean()
             left.plot(mean.index, mean, color=colour, linewidth=1.6, label=label or "mean of the networks")
         left.set(xlabel="x (test points, none of them trained on)", ylabel="f(x)", title="prediction")
         left.legend(fontsize=8.5)
-        for label, colour, _, rows in figures.families(tables["history"], keys):
+        for family in figures.families(tables["history"], keys):
+            rows, colour, label = family.rows, family.colour, family.label
             for _, one in rows.groupby("replica"):
                 right.plot(one["epoch"], one["train_loss"], color=colour, linewidth=0.6, alpha=0.4)
             mean = rows.groupby("epoch")["train_loss"].apply(lambda losses: np.exp(np.log(losses).mean()))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 import numpy as np
 import pandas as pd
 
+from hw1.data import Dataset
 from hw1.errors import UserError
 from hw1.experiments import Tables, summary
 from hw1.quantities import quantity
@@ -33,6 +34,11 @@ class Sensitivity:
     examples: Annotated[int, Range(1, 1e9)] | None  # test examples probed, the first so many; None: all
 
     headline: ClassVar[str] = "softmax_jacobian"
+
+    def check(self, dataset: Dataset) -> None:
+        """Needs classes."""
+        if dataset.task != "classification":
+            raise UserError("experiment=sensitivity: needs a data set of classes, such as mnist or digits")
 
     def recipes(self, base: Recipe) -> dict[str, Recipe]:
         """One run, as configured."""
@@ -62,13 +68,10 @@ class Sensitivity:
 
         from hw1.measures.sensitivity import SLICE, input_sensitivity
 
-        splits = run.splits
-        if splits.task != "classification":
-            raise UserError("experiment=sensitivity: needs a data set of classes, such as mnist or digits")
         if run.status[replica] != "ok":
             return dict.fromkeys(MEASURES, np.nan)
         loss = nn.CrossEntropyLoss(reduction="none")
-        found = input_sensitivity(run.network(replica), splits.slices("test", SLICE, self.examples), loss)
+        found = input_sensitivity(run.network(replica), run.splits.slices("test", SLICE, self.examples), loss)
         return {name: getattr(found, name).mean().item() for name in MEASURES}
 
     def draw(self, tables: Tables, swept: list[str]) -> "dict[str, Figure]":
@@ -82,8 +85,8 @@ class Sensitivity:
         panels = [(name, table[table["measure"] == name], "sensitivity") for name in MEASURES]
         panels.insert(1, ("test_accuracy", first, "test_accuracy"))
         for axes, (metric, rows, column) in zip(grid.flat, panels, strict=True):
-            for label, colour, marker, family in figures.families(rows, others):
-                figures.mean_line(axes, family, "batch_size", column, metric, colour, label, marker)
+            for family in figures.families(rows, others):
+                figures.mean_line(axes, family, "batch_size", column, metric)
             what = quantity(metric)
             axes.set_title(what.label)
             log = " (log axis)" if what.scale == "log" else ""
@@ -95,7 +98,7 @@ class Sensitivity:
         for axes in grid[1]:
             axes.set_xlabel("batch size (examples per step, log₂ axis)")
         if others:
-            grid[0, 1].legend(fontsize=8.5)
+            figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8.5)
         n = figures.counted(first.dropna(subset=["sensitivity"]), ["batch_size", *others])
         bars = "mean and 95 % t-interval over replicas, each a dot" if n != "n=1" else "one replica, no interval"
         title = "Input sensitivity of trained networks against batch size"
