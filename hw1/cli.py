@@ -76,11 +76,11 @@ def _launch(planned: "Planned", command: str) -> int:
     if planned.multirun:
         jobs = f"{len(planned.jobs)} jobs, {planned.side_by_side} at a time" if len(planned.jobs) > 1 else "1 job"
         console.print(f"{planned.experiment}: {jobs}, in {shown(planned.folder)}", markup=False, soft_wrap=True)
-    names = {folder: job.name(planned.keys) for folder, job in zip(planned.folders, planned.jobs, strict=True)}
+    names = [job.name(planned.keys) or planned.experiment for job in planned.jobs]
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's kill, too, takes the workers along
     interrupted = False
     try:
-        with Display(names, console):
+        with Display(dict(zip(planned.folders, names, strict=True)), console):
             sweep.launch(planned.arguments)
     except KeyboardInterrupt:
         interrupted = True

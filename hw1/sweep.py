@@ -161,7 +161,8 @@ def show(arguments: argparse.Namespace, argv: Sequence[str]) -> None:
             if arguments.package and OmegaConf.select(config, arguments.package) is None:
                 raise UserError(f"--package {arguments.package}: the configuration has no such part")
     try:
-        launch([word for word in argv if word not in ("-m", "--multirun")])
+        flags = [word for word in argv if word not in ("-m", "--multirun", *arguments.overrides)]
+        launch([*flags, *arguments.overrides])  # in the one order that Hydra takes
     except HydraException as error:
         raise UserError(_reason(error)) from error
 

@@ -29,7 +29,7 @@ def duration(seconds: float) -> str:
     """`8 s`, `2 min 05 s` or `1 h 02 min`."""
     whole = round(seconds)
     if whole < 60:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
+        return f"{seconds:.1f} s" if seconds < 9.95 else f"{whole} s"
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
@@ -155,11 +155,10 @@ class Reporter(Watcher):
 
     def progress(self, progress: TrainingProgress) -> None:
         """Write it where the display looks."""
-        row = {name: value for name, value in progress.row.items() if value == value}
-        metric = next((name for name in ("validation_accuracy", "validation_r2") if name in row), None)
         words = f"epoch {progress.epoch:.1f}/{progress.epochs:g}"
-        if metric:
-            words += f", loss {row['train_loss']:.4f}, {metric.removeprefix('validation_')} {row[metric]:.4f}"
+        for name, label in (("train_loss", "loss"), ("validation_accuracy", "accuracy"), ("validation_r2", "R²")):
+            if name in progress.row:
+                words += f", {label} {progress.row[name]:.4f}"
         words += f", {progress.examples_per_second:,.0f} examples/s"
         if progress.of_replicas > len(progress.replicas):
             words += f", replica {progress.replicas[0] + 1}/{progress.of_replicas}"

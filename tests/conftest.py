@@ -62,7 +62,7 @@ def data_dir(common) -> Path:
 
 @pytest.fixture(scope="session")
 def once(common) -> Callable[[str, Callable[[Path], Outcome]], Outcome]:
-    """Run something for the whole session: the first worker runs it in a folder of its own, the others read what it left."""
+    """Run something for the whole session: the first worker runs it in a folder of its own, others read it."""
 
     def get(name: str, make: Callable[[Path], Outcome]) -> Outcome:
         folder, notes = common / "once" / name, common / "once" / f"{name}.notes"
@@ -79,20 +79,10 @@ def once(common) -> Callable[[str, Callable[[Path], Outcome]], Outcome]:
     return get
 
 
-@pytest.fixture
-def command_line(tmp_path, data_dir) -> Callable[..., Outcome]:
-    """Run `python -m hw1` with these words in an empty folder."""
-
-    def run(*words: str, env: Mapping[str, str] | None = None, folder: Path | None = None) -> Outcome:
-        return run_program(folder or tmp_path / "work", [*words, f"data_dir={data_dir}"], env=env)
-
-    return run
-
-
 @pytest.fixture(scope="session")
 def function_job(once) -> Outcome:
     """The default experiment with a few steps."""
-    return once("function_job", lambda folder: run_program(folder, ["steps=40", "replicas=2"]))
+    return once("function_job", lambda folder: run_program(folder, ["steps=40", "replicas=2", "threads=1"]))
 
 
 @pytest.fixture(scope="session")

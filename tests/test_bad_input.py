@@ -294,8 +294,11 @@ SEEDS = (
     "model._target_=hw1.models.linear", "seed=${init_seed}", "dataset.subset=null", "hydra.run.dir=x", "loss=mse",
     "--multirun", "device=cpu", "optimizer=sgd,adam", "optimizer.lr=1e-3", "store='a b'", "init_seed=choice(1,2)",
 )  # fmt: skip
-ODD = ("", " ", ",", "=", "==", "[", "]", "{", "}", "${", "$", "\\", "'", '"', "\0", "\n", "é", "null", "nan", "-1", "1e999",
-       "0x1", ":", "@", "/", "../", "~", "+", "()", "choice(", "a" * 300, "[red]", "\x1b", "\ud800", "_target_", ".", "%")  # fmt: skip
+ODD = (
+    "", " ", ",", "=", "==", "[", "]", "{", "}", "${", "$", "\\", "'", '"', "\0", "\n", "é", "null", "nan", "-1",
+    "1e999", "0x1", ":", "@", "/", "../", "~", "+", "()", "choice(", "a" * 300, "[red]", "\x1b", "\ud800", "_target_",
+    ".", "%",
+)  # fmt: skip
 
 
 def mutated(random_: random.Random) -> list[str]:
@@ -324,10 +327,10 @@ def test_any_command_line_is_planned_or_refused(tmp_path, monkeypatch, data_dir,
     for _ in range(15):
         words = mutated(random_)
         try:
-            planned = sweep.plan(sweep.parse([*words, f"data_dir={data_dir}"]))
-            assert planned.jobs
+            said = sweep.plan(sweep.parse([*words, f"data_dir={data_dir}"])).experiment
         except UserError as error:
-            assert str(error).strip(), words
+            said = str(error).strip()
         except BaseException as error:
             raise AssertionError(f"{words!r} raised {error!r}") from error
+        assert said, words
     assert list(tmp_path.iterdir()) == []

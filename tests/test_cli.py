@@ -32,7 +32,14 @@ class Net(nn.Module):
             raise RuntimeError("no four,\\nplease")
         return self.layers(x)
 """
-OWN_NET = ["model=custom", "model._target_=own_nets.Net", "allow_targets=[own_nets]", "steps=20", "replicas=2"]
+OWN_NET = [
+    "model=custom",
+    "model._target_=own_nets.Net",
+    "allow_targets=[own_nets]",
+    "steps=20",
+    "replicas=2",
+    "threads=1",
+]
 
 
 def read(file: Path) -> dict:
@@ -156,7 +163,7 @@ def test_a_jobs_result(function_job):
     folder = sweep_folder(function_job)
     result = read(folder / "result.json")
     assert result["status"] == "ok"
-    assert result["overrides"] == {"steps": "40", "replicas": "2"}
+    assert result["overrides"] == {"steps": "40", "replicas": "2", "threads": "1"}
     run = result["runs"]["trained"]
     assert run["trained"] is True
     assert (function_job.folder / "runs" / run["key"] / "SHA256SUMS").is_file()
@@ -250,10 +257,8 @@ def own_nets(common) -> dict[str, str]:
     return {"PYTHONPATH": str(folder)}
 
 
-@pytest.mark.parametrize("launcher", ["basic", "joblib"])
-def test_a_job_that_fails_lets_the_others_run(tmp_path, own_nets, launcher):
-    words = [*OWN_NET, "+model.hidden=3,4,5", "-m", f"hydra/launcher={launcher}", "jobs=2"]
-    done = run_program(tmp_path, words, env=own_nets)
+def test_a_job_that_fails_lets_the_others_run(tmp_path, own_nets):
+    done = run_program(tmp_path, [*OWN_NET, "+model.hidden=3,4,5", "-m", "jobs=2"], env=own_nets)
     assert done.code == 1
     assert "Traceback" not in done.out + done.err
     assert "1 of 3 jobs failed" in done.out
@@ -269,16 +274,31 @@ def test_a_job_that_fails_lets_the_others_run(tmp_path, own_nets, launcher):
     assert set(pd.read_csv(folder / "summary.csv")["model.hidden"]) == {3, 5}
 
 
-@pytest.mark.parametrize("full", [False, True])
-def test_a_single_job_that_fails(tmp_path, own_nets, full):
-    done = run_program(
-        tmp_path, [*OWN_NET, "+model.hidden=4"], env=own_nets | ({"HYDRA_FULL_ERROR": "1"} if full else {})
-    )
+def test_a_single_job_that_fails(tmp_path, own_nets):
+    done = run_program(tmp_path, [*OWN_NET, "+model.hidden=4"], env=own_nets)
     assert done.code == 1
-    assert ("Traceback" in done.err) is full
-    assert done.err.splitlines()[-1] == "error: RuntimeError: no four, please"
-    assert len(done.err.splitlines()) == 1 or full
+    assert done.err == "error: RuntimeError: no four, please\n"
+    assert done.out == ""
     assert read(sweep_folder(done) / "result.json")["status"] == "failed"
+
+
+@pytest.mark.parametrize("words", [[], ["-m", "seed=0,1"]])
+@pytest.mark.parametrize("full", [False, True])
+def test_full_errors_of_a_job(tmp_path, monkeypatch, capsys, words, full):
+    from rich.console import Console
+
+    from hw1 import outcome, sweep
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1" if full else "0")
+    planned = sweep.plan(sweep.parse(words))
+    sweep.write_plan(planned, "python -m hw1")
+    for folder in planned.folders:
+        folder.mkdir(exist_ok=True)
+        (folder / "result.json").write_text('{"status": "failed", "error": "ValueError: no"}', encoding="utf-8")
+        (folder / "error.txt").write_text("Traceback …", encoding="utf-8")
+    assert outcome.report(planned, Console()) == 1
+    assert capsys.readouterr().err.count("Traceback …") == full * len(planned.jobs)
 
 
 def test_full_errors_of_bad_input(tmp_path):
@@ -304,8 +324,6 @@ def interrupted(tmp_path: Path, stop: str) -> Outcome:
             time.sleep(0.1)
         if stop == "worker":
             os.kill(_workers(process.pid)[0], signal.SIGKILL)
-        elif stop == "terminate":
-            process.terminate()
         else:
             os.killpg(process.pid, signal.SIGINT)
         code = process.wait(60)
@@ -343,10 +361,7 @@ def _workers(group: int) -> list[int]:
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
-@pytest.mark.parametrize(
-    ("stop", "code", "status"),
-    [("ctrl-c", 130, "interrupted"), ("terminate", 130, "interrupted"), ("worker", 1, "failed")],
-)
+@pytest.mark.parametrize(("stop", "code", "status"), [("ctrl-c", 130, "interrupted"), ("worker", 1, "failed")])
 def test_a_sweep_that_is_stopped_compares_what_was_done(tmp_path, stop, code, status):
     done = interrupted(tmp_path, stop)
     assert done.code == code
@@ -359,6 +374,27 @@ def test_a_sweep_that_is_stopped_compares_what_was_done(tmp_path, stop, code, st
     assert comparison["test_loss_n"].tolist()[0] == 2
     assert f"2 of 3 jobs {status}" in done.out
     assert not list(folder.glob("*/.progress.json"))
+
+
+def test_a_schedulers_kill_is_an_interruption(tmp_path, monkeypatch, capsys):
+    """SIGTERM must pass through joblib as Ctrl-C does: it ends the workers, which would train on otherwise."""
+    from hw1 import sweep
+
+    def launch(arguments: list[str]) -> None:
+        (tmp_path / "sweep" / "0").mkdir()
+        (tmp_path / "sweep" / "0" / "result.json").write_text('{"status": "running"}', encoding="utf-8")
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(30)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sweep, "launch", launch)
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        assert cli.main(["-m", "seed=0,1", "hydra.sweep.dir=sweep"]) == 130
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert read(tmp_path / "sweep" / "0" / "result.json")["status"] == "interrupted"
+    assert "1 of 2 jobs interrupted" in capsys.readouterr().out.replace("\n", " ")
 
 
 # ---- wherever it is installed ----
@@ -390,7 +426,7 @@ def test_the_wheel_brings_all_that_is_needed(wheel_folder):
 
 
 def test_a_job_from_the_wheel_in_another_working_directory(wheel_folder, tmp_path):
-    words = ["steps=10", "replicas=1", "hydra.run.dir=here"]
+    words = ["steps=10", "replicas=1", "threads=1", "hydra.run.dir=here"]
     done = run_program(tmp_path, words, env={"PYTHONPATH": str(wheel_folder)})
     assert done.code == 0, done.err
     assert {path.name for path in tmp_path.iterdir()} == {"here", "runs"}

@@ -1,4 +1,4 @@
-"""Every YAML option that lies in conf/, found by glob: it composes, passes the checks, leaves nothing open and builds."""
+"""Every YAML option in conf/, found by glob: it composes, passes the checks, leaves nothing open and builds."""
 
 import json
 from pathlib import Path
@@ -64,8 +64,8 @@ def test_option_is_introduced_by_a_comment(group, option):
 @pytest.mark.parametrize("shape", [(1, 28, 28)])
 def test_model_is_built(option, shape):
     torch = pytest.importorskip("torch")
-    model = parts.build(config_of("experiment=sensitivity", f"model={option}", *NEEDS.get(("model", option), []))["model"],
-                        input_shape=shape, outputs=10)  # fmt: skip
+    words = ["experiment=sensitivity", f"model={option}", *NEEDS.get(("model", option), [])]
+    model = parts.build(config_of(*words)["model"], input_shape=shape, outputs=10)
     assert isinstance(model, torch.nn.Module)
     assert model.eval()(torch.zeros(2, *shape)).shape[0] == 2
 
@@ -207,11 +207,7 @@ def test_an_experiment_may_be_a_sweep(tmp_path, monkeypatch):
     planned = sweep.plan(sweep.parse(own))
     assert planned.multirun
     assert planned.keys == ["batch_size", "depth"]
-    assert [(job.values["batch_size"], job.values["depth"]) for job in planned.jobs] == [
-        (16, 1),
-        (16, 2),
-        (64, 1),
-        (64, 2),
-    ]
+    values = [(job.values["batch_size"], job.values["depth"]) for job in planned.jobs]
+    assert values == [(16, 1), (16, 2), (64, 1), (64, 2)]
     fewer = sweep.plan(sweep.parse([*own, "depth=4"]))
     assert [(job.config["batch_size"], job.config["depth"]) for job in fewer.jobs] == [(16, 4), (64, 4)]
