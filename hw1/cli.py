@@ -55,11 +55,11 @@ def complain(error: Exception) -> int:
 
 
 def _run(words: list[str]) -> int:
-    from hw1 import sweep
+    from hw1 import compose, sweep
 
-    arguments = sweep.parse(words)
+    arguments = compose.parse(words)
     if arguments.cfg or arguments.info or arguments.hydra_help or arguments.shell_completion:
-        sweep.show(arguments, words)
+        compose.show(arguments, words)
         return OK
     planned = sweep.plan(arguments)
     return _launch(planned, sweep.typed_command(words))
@@ -68,7 +68,7 @@ def _run(words: list[str]) -> int:
 def _launch(planned: "Planned", command: str) -> int:
     from rich.console import Console
 
-    from hw1 import sweep
+    from hw1 import compose, sweep
     from hw1.terminal import Display, shown
 
     console = Console(width=None if sys.stdout.isatty() else 110)
@@ -81,15 +81,15 @@ def _launch(planned: "Planned", command: str) -> int:
     interrupted = False
     try:
         with Display(dict(zip(planned.folders, names, strict=True)), console):
-            sweep.launch(planned.arguments)
+            compose.launch(planned.arguments)
     except KeyboardInterrupt:
         interrupted = True
     except (Exception, SystemExit) as error:
         # Hydra's own failure, or a launcher's: what the jobs left on disk says more.
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             traceback.print_exc()
-        words = one_line(error).partition(". ")[0]
-        print(f"error: the launcher ended early: {type(error).__name__}: {words}", file=sys.stderr)
+        why = one_line(error).partition(". ")[0]
+        print(f"error: the launcher ended early: {type(error).__name__}: {why}", file=sys.stderr)
     from hw1 import outcome  # with matplotlib and scipy: memory that the jobs may need before
 
     outcome.settle(planned, "interrupted" if interrupted else "failed")

@@ -1,5 +1,7 @@
 """What went wrong, said in one line to the person who typed the command."""
 
+LONGEST = 80  # characters of a value in a message
+
 
 class UserError(Exception):
     """Bad input: the command line, a config file, a data file or a folder.
@@ -13,3 +15,9 @@ def one_line(message: object) -> str:
     """Any message as one line without control characters, which a terminal would obey."""
     words = " ".join(str(message).split())
     return "".join(character if character.isprintable() else "?" for character in words)
+
+
+def shortened(value: object, longest: int = LONGEST) -> str:
+    """A value as it goes into a message: its beginning, where it is long."""
+    text = str(value)
+    return text if len(text) <= longest else text[: longest - 1] + "…"

@@ -60,21 +60,26 @@ def execute(config: DictConfig) -> None:
 
 def _perform(config: Mapping[str, Any], folder: Path, side_by_side: int, result: dict[str, Any]) -> None:
     experiment = parts.build(config["experiment"], allow=config["allow_targets"])
-    from hw1 import figures, laboratory  # with torch and matplotlib: seconds that bad input need not wait for
+    from hw1 import figures, laboratory, machine  # with torch and matplotlib: seconds that bad input need not wait for
 
-    machine = laboratory.Machine(
-        laboratory.resolve_device(config["device"]),
+    here = machine.Machine(
+        machine.resolve_device(config["device"]),
         threads_of(config["threads"], side_by_side),
         Path(config["data_dir"]),
         tuple(config["allow_targets"]),
     )
-    laboratory.set_up_process(machine.threads)
+    machine.set_up_process(here.threads)
+    result["environment"] = machine.environment(here)
     reporter = Reporter(folder, log.info)
-    lab = laboratory.Laboratory(Store(Path(config["store"])), machine, reporter, log.info)
-    base = Recipe.from_config(config, machine.device.partition(":")[0])
+    store = Store(Path(config["store"]))
+    command = ["python", "-m", "hw1", *HydraConfig.get().overrides.task]
+    lab = laboratory.Laboratory(store, here, reporter, reporter.stage, command)
+    base = Recipe.from_config(config, here.device.partition(":")[0])
     runs = {name: lab.run(recipe) for name, recipe in experiment.recipes(base).items()}
-    result["runs"] = {name: {"key": run.key, "trained": lab.used[run.key]} for name, run in runs.items()}
-    result["environment"] = laboratory.environment(machine)
+    result["runs"] = {
+        name: {"key": run.key, "trained": lab.used[run.key], "network": run.info["architecture"]}
+        for name, run in runs.items()
+    }
     reporter.stage("measuring")
     tables = experiment.measure(runs)
     for name, table in tables.items():

@@ -1,15 +1,10 @@
 """Where experiments get their runs: from the store if they are there, else trained, once, and stored."""
 
-import ctypes
-import importlib.metadata
 import json
 import logging
 import os
-import platform
-import subprocess
-import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property, lru_cache, partial
@@ -22,10 +17,11 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from hw1 import __version__, parts, training
+from hw1 import parts, training
 from hw1.data import Dataset
 from hw1.errors import UserError
 from hw1.files import read_table
+from hw1.machine import Machine, environment
 from hw1.models import architecture, parameter_count
 from hw1.recipe import Recipe, check_fits, code_fingerprint, load_dataset, recipe_key
 from hw1.resident import Splits, place
@@ -34,16 +30,6 @@ from hw1.store import Store
 from hw1.watcher import Watcher
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Machine:
-    """What a job computes on; nothing of it is part of a recipe but the device's type and the requested threads."""
-
-    device: str
-    threads: int
-    data_dir: Path
-    allow_targets: tuple[str, ...] = ()
 
 
 @dataclass
@@ -116,6 +102,7 @@ class Laboratory:
     machine: Machine
     watcher: Watcher = field(default_factory=Watcher)
     say: Callable[[str], None] = log.info
+    command: Sequence[str] = ()  # recorded with a run, and no part of its key
     used: dict[str, bool] = field(default_factory=dict)
 
     def run(self, recipe: Recipe) -> Run:
@@ -182,6 +169,9 @@ class Laboratory:
             "wall_seconds": round(seconds, 3),
             "examples_per_second": round(plan.steps * plan.batch_size * recipe.replicas / seconds, 1),
             **environment(machine),
+            "command": list(self.command),
+            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+            "nonce": os.urandom(8).hex(),
         }
         self._publish(key, recipe, trained, info)
 
@@ -227,75 +217,3 @@ def check_output(model: nn.Module, dataset: Dataset) -> None:
     model.train(was_training)
     if given != (2, dataset.outputs):
         raise UserError(f"model: gives {given} for two examples; this data set needs (2, {dataset.outputs})")
-
-
-def resolve_device(requested: str) -> str:
-    """The device meant: `auto` is CUDA if there is one, else the CPU. Raises: UserError if there is none such."""
-    if requested == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    kind, _, index = requested.partition(":")
-    if kind == "cuda" and (not torch.cuda.is_available() or int(index or 0) >= torch.cuda.device_count()):
-        raise UserError(
-            f"device={requested}: this machine has {torch.cuda.device_count()} CUDA devices; use device=cpu or auto"
-        )
-    if kind == "mps" and not torch.backends.mps.is_available():
-        raise UserError("device=mps: this machine has no MPS device; use device=cpu or auto")
-    return requested
-
-
-def environment(machine: Machine) -> dict[str, Any]:
-    """What a run was made with: recorded, and no part of its key."""
-    packages = ("torch", "numpy", "pandas", "scikit-learn", "safetensors", "hydra-core")
-    return {
-        "versions": {"hw1": __version__, "python": platform.python_version()}
-        | {name: importlib.metadata.version(name) for name in packages},
-        "device": machine.device,
-        "device_name": torch.cuda.get_device_name(machine.device)
-        if machine.device.startswith("cuda")
-        else _processor(),
-        "threads": machine.threads,
-        "host": platform.node(),
-        "platform": platform.platform(),
-        "commit": _commit(),
-        "command": ["python", "-m", "hw1", *sys.argv[1:]] if sys.argv else [],
-        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-        "nonce": os.urandom(8).hex(),
-    }
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
-
-
-@lru_cache(maxsize=1)
-def _commit() -> str | None:
-    """Commit of the checkout that this package lies in, with `+` if it has changes; None outside a checkout."""
-    folder = Path(__file__).parent.parent
-    if not (folder / ".git").exists():
-        return None
-    try:
-        answer = subprocess.run(
-            ["git", "describe", "--always", "--dirty=+", "--abbrev=40", "--exclude=*"],
-            cwd=folder, capture_output=True, text=True, check=True, timeout=10,
-        )  # fmt: skip
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return answer.stdout.strip()
-
-
-def set_up_process(threads: int) -> None:
-    """Prepare this process for training: its threads, and an allocator that keeps the pages it has.
-
-    glibc hands large freed blocks back and faults them in again at every step; raised thresholds train the small CNN at
-    batch 16 half as fast again (8.4k → 12.8k images/s on one core).
-    """
-    torch.set_num_threads(threads)
-    if sys.platform == "linux":
-        libc = ctypes.CDLL(None)
-        if hasattr(libc, "mallopt"):  # musl has none
-            libc.mallopt(-3, 1 << 30)  # M_MMAP_THRESHOLD
-            libc.mallopt(-1, (1 << 31) - 1)  # M_TRIM_THRESHOLD

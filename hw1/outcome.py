@@ -37,6 +37,8 @@ def report(planned: "Planned", console: Console) -> int:
     if planned.multirun:
         _compare_sweep(planned, console)
     elif states[0].get("status") == "ok":
+        for network in dict.fromkeys(run["network"] for run in states[0]["runs"].values()):
+            console.print(network, markup=False, highlight=False, soft_wrap=True)
         _show_job(planned.folder, console)
     _say_training(states, console)
     if os.environ.get("HYDRA_FULL_ERROR") == "1":

@@ -21,11 +21,11 @@ TRAINING_MODULES = (
     "hw1.schedule", "hw1.training",
 )  # fmt: skip
 KEY_LENGTH = 32
-LOSSES = {
-    "torch.nn.CrossEntropyLoss": "classification",
-    "torch.nn.MSELoss": "regression",
-    "torch.nn.L1Loss": "regression",
-    "torch.nn.HuberLoss": "regression",
+LOSSES = {  # target → option, and the task that it is for
+    "torch.nn.CrossEntropyLoss": ("cross_entropy", "classification"),
+    "torch.nn.MSELoss": ("mse", "regression"),
+    "torch.nn.L1Loss": ("l1", "regression"),
+    "torch.nn.HuberLoss": ("huber", "regression"),
 }
 
 
@@ -162,14 +162,13 @@ def check_fits(recipe: Recipe, dataset: data.Dataset) -> None:
     size = dataset.size("train")
     if recipe.batch_size > size:
         raise UserError(f"batch_size={recipe.batch_size}: must be at most {size}, the size of the training split")
-    if recipe.model.get("batch_norm") and (size % recipe.batch_size == 1 or recipe.batch_size == 1):
-        raise UserError(f"batch_size={recipe.batch_size}: batch norm needs more than the one example left of {size}")
+    if recipe.model.get("batch_norm") and (recipe.batch_size == 1 or size % recipe.batch_size == 1):
+        raise UserError(f"batch_size={recipe.batch_size}: leaves a batch of 1 of {size} examples; batch norm needs 2")
     if recipe.optimizer.get("nesterov") and not recipe.optimizer.get("momentum"):
         momentum = recipe.optimizer.get("momentum")
         raise UserError(f"optimizer.momentum={momentum}: must be above 0 with optimizer.nesterov=true")
-    loss = str(recipe.loss.get("_target_"))
-    if loss in LOSSES and LOSSES[loss] != dataset.task:
-        fitting = [name for name, task in LOSSES.items() if task == dataset.task]
-        names = ", ".join(name.rpartition(".")[2] for name in fitting)
-        raise UserError(f"loss={loss.rpartition('.')[2]}: the data set is for {dataset.task}, whose losses are {names}")
+    option, task = LOSSES.get(str(recipe.loss.get("_target_")), ("", dataset.task))
+    if task != dataset.task:
+        fitting = " or ".join(f"loss={name}" for name, other in LOSSES.values() if other == dataset.task)
+        raise UserError(f"loss={option}: is for {task}, and the data set for {dataset.task}; choose {fitting}")
     design.check_network(recipe.model, dataset.input_shape, dataset.outputs)

@@ -26,7 +26,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     store = Store(Path(arguments.store))
     try:
         if not store.folder.is_dir():
-            raise UserError(f"--store {arguments.store}: there is no such folder; trainings make it where they are started")
+            raise UserError(
+                f"--store {arguments.store}: there is no such folder; trainings make it where they are started"
+            )
         code: int = arguments.do(store, arguments, console)
         return code
     except (UserError, Damaged, OSError) as error:
@@ -53,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _list(store: Store, arguments: argparse.Namespace, console: Console) -> int:
     found, damaged = [], []
-    for key in store.keys():
+    for key in store.list():
         try:
             found.append(store.info(key))
         except (Damaged, OSError) as error:
@@ -64,7 +66,7 @@ def _list(store: Store, arguments: argparse.Namespace, console: Console) -> int:
     for info in sorted(found, key=lambda each: str(each.get("finished", ""))):
         table.add_row(*(Text(cell) for cell in _row(store, info)))
     console.print(table)
-    size = sum(file.stat().st_size for key in store.keys() for file in store.path(key).iterdir())
+    size = sum(file.stat().st_size for key in store.list() for file in store.path(key).iterdir())
     console.print(f"{len(found)} runs, {size / 1e6:.1f} MB, in {store.folder}", markup=False, highlight=False)
     for line in damaged:
         console.print(line, markup=False, highlight=False, style="red")
@@ -118,7 +120,7 @@ def _show(store: Store, arguments: argparse.Namespace, console: Console) -> int:
 
 
 def _verify(store: Store, arguments: argparse.Namespace, console: Console) -> int:
-    keys = [store.expand(key) for key in arguments.key] or store.keys()
+    keys = [store.expand(key) for key in arguments.key] or store.list()
     bad = 0
     for key in keys:
         try:

@@ -14,6 +14,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 from hw1.errors import UserError
 
+UNBOUNDED = 10**9  # bounds from here on are not worth naming
+
 
 @dataclass(frozen=True)
 class Range:
@@ -31,10 +33,18 @@ class Range:
         return above and (self.high is None or value <= self.high)
 
     def __str__(self) -> str:
-        if self.low is not None and self.high is not None and not self.open_low:
-            return f" from {self.low:g} to {self.high:g}"
-        low = "" if self.low is None else f" {'above' if self.open_low else 'of at least'} {self.low:g}"
-        return low + ("" if self.high is None else f"{' and' if low else ''} at most {self.high:g}")
+        low, high = _plain(self.low), _plain(self.high)
+        if low and high and not self.open_low:
+            return f" from {low} to {high}"
+        bounds = ([f"{'above' if self.open_low else 'of at least'} {low}"] if low else []) + (
+            [f"at most {high}"] if high else []
+        )
+        return " " + " and ".join(bounds) if bounds else ""
+
+
+def _plain(bound: float | None) -> str:
+    """A bound without powers of ten; "" for none, and for one that is only there to keep numbers finite."""
+    return "" if bound is None or bound >= UNBOUNDED else f"{bound:.10g}"
 
 
 Count = Annotated[int, Range(1, 1e9)]
@@ -116,8 +126,8 @@ class Npz(Split):
 @dataclass
 class Function(Split):
     target: Literal["sinc", "sign", "sine", "damped"]
-    points: Annotated[int, Range(3, 1e8)]
-    test_points: Annotated[int, Range(2, 1e8)]
+    points: Annotated[int, Range(3, 1e7)]
+    test_points: Annotated[int, Range(2, 1e7)]
     low: Annotated[float, Range(-1e9, 1e9)]
     high: Annotated[float, Range(-1e9, 1e9)]
     noise: NonNegative

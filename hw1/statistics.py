@@ -84,8 +84,8 @@ def mean_interval(values: ArrayLike, scale: str = "linear", level: float = 0.95)
 
     Args:
         values: (n,) one per replica; those not finite (diverged replicas) are left out and not counted in n.
-        scale: "linear", "log", "logit", or "unexplained" for R². A value outside its open range (loss 0, accuracy 1) makes it linear, clipped
-            to the closed range if all values lie in that.
+        scale: "linear", "log", "logit", or "unexplained" for R². A value outside its open range (loss 0, accuracy 1)
+            makes it linear, clipped to the closed range if all values lie in that.
         level: nominal coverage.
     Raises: ValueError if `scale` is unknown.
     """

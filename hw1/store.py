@@ -50,7 +50,7 @@ class Store:
             raise UserError(f"{key!r} is not the key of a run (32 hexadecimal digits)")
         return self.folder / key
 
-    def keys(self) -> list[str]:
+    def list(self) -> list[str]:
         """Keys of all complete runs, sorted."""
         if not self.folder.is_dir():
             return []
@@ -58,7 +58,7 @@ class Store:
 
     def expand(self, prefix: str) -> str:
         """The one stored key that begins with `prefix`. Raises: UserError if there is none, or more than one."""
-        found = [key for key in self.keys() if prefix and key.startswith(prefix)]
+        found = [key for key in self.list() if prefix and key.startswith(prefix)]
         if len(found) != 1:
             many = f"stands for {len(found)} runs" if found else "is not the key of a run"
             raise UserError(f"{prefix!r} {many} in {self.folder}; `python -m hw1.runs list` shows the keys")

@@ -140,10 +140,13 @@ class Display:
         if len(self.jobs) == 1:
             return
         runs: Sequence[dict[str, Any]] = list(result.get("runs", {}).values())
+        networks = "; ".join(dict.fromkeys(run["network"] for run in runs))
         stored = " (trained before)" if runs and not any(run["trained"] for run in runs) else ""
         how = result["status"] + (f": {result['error']}" if result.get("error") else stored)
         place = f"[{len(self.ended)}/{len(self.jobs)}]"
-        line = f"{place} {name}  {how}  {duration(result.get('wall_seconds', 0))}"
+        line = f"{place} {name}  {how}  {duration(result.get('wall_seconds', 0))}" + (
+            f"  {networks}" if networks else ""
+        )
         self.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
@@ -151,7 +154,7 @@ class Reporter(Watcher):
     """The other end: a training's watcher that writes progress into the job's folder and a line per epoch to a log."""
 
     def __init__(self, folder: Path, log: Callable[[str], None]) -> None:
-        self.file, self.log = folder / PROGRESS, log
+        self.file, self.log, self.done = folder / PROGRESS, log, 0.0
 
     def progress(self, progress: TrainingProgress) -> None:
         """Write it where the display looks."""
@@ -162,11 +165,13 @@ class Reporter(Watcher):
         words += f", {progress.examples_per_second:,.0f} examples/s"
         if progress.of_replicas > len(progress.replicas):
             words += f", replica {progress.replicas[0] + 1}/{progress.of_replicas}"
-        write_json(self.file, {"done": progress.done, "words": words})
+        self.done = progress.done
+        write_json(self.file, {"done": self.done, "words": words})
 
     def stage(self, words: str) -> None:
-        """Say what comes after training."""
-        write_json(self.file, {"done": 1.0, "words": words})
+        """Say what comes next, in the log and where the display looks."""
+        self.log(words)
+        write_json(self.file, {"done": self.done, "words": words})
 
     def row(self, row: dict[str, Any]) -> None:
         """Write it into the log."""

@@ -67,8 +67,9 @@ def stacks_well(model: nn.Module, optimizer: Optimizer, batch_size: int) -> bool
 
     So it is for small dense networks, where a step costs less than the calls that make it up: 10 replicas of 571
     parameters take 0.4 of the time at batch 128, 3 of them 0.8; from `STACKED_WORK` on nothing is gained. Convolutions
-    gain nothing under vmap (its grouped convolutions lose the memory layout), a module that is not torch's or ours may draw random numbers, or mix examples, in a way that vmap would change, and
-    an optimizer that looks at a whole matrix would look across replicas.
+    gain nothing under vmap (its grouped convolutions lose the memory layout), a module that is not torch's or ours may
+    draw random numbers, or mix examples, in a way that vmap would change, and an optimizer that looks at a whole
+    matrix would look across replicas.
     """
     known = all(type(part).__module__.startswith(("torch.nn.", "hw1.models")) for part in model.modules())
     odd = any(isinstance(part, (*SLOW_STACKED, *RANDOM)) for part in model.modules())

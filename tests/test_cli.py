@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 from conftest import Outcome, environment, run_program, sweep_folder
 
-from hw1 import cli
+from hw1 import cli, compose, outcome, sweep
 
 ROOT = Path(__file__).resolve().parent.parent
 EXPERIMENTS = sorted(file.stem for file in (ROOT / "conf" / "experiment").glob("*.yaml"))
@@ -71,12 +71,11 @@ def test_help_wins_wherever_it_stands(words, capsys):
 
 
 def test_the_examples_of_the_help_are_right(tmp_path, monkeypatch, data_dir):
-    from hw1 import sweep
 
     monkeypatch.chdir(tmp_path)
     for example, _ in cli.EXAMPLES:
         words = example.removeprefix("python -m hw1").split()
-        assert sweep.plan(sweep.parse([*words, f"data_dir={data_dir}"])).jobs
+        assert sweep.plan(compose.parse([*words, f"data_dir={data_dir}"])).jobs
 
 
 def test_help_is_fast(tmp_path):
@@ -111,10 +110,9 @@ def test_cfg_prints_the_configuration_and_makes_nothing(tmp_path):
     ],
 )
 def test_flags_may_stand_anywhere(words, tmp_path, monkeypatch):
-    from hw1 import sweep
 
     monkeypatch.chdir(tmp_path)
-    planned = sweep.plan(sweep.parse(words))
+    planned = sweep.plan(compose.parse(words))
     assert planned.multirun
     assert planned.keys == ["depth", "seed"]
     assert [(job.config["depth"], job.config["seed"]) for job in planned.jobs] == [(1, 0), (1, 1), (2, 0), (2, 1)]
@@ -122,10 +120,9 @@ def test_flags_may_stand_anywhere(words, tmp_path, monkeypatch):
 
 
 def test_two_starts_never_share_a_folder(tmp_path, monkeypatch):
-    from hw1 import sweep
 
     monkeypatch.chdir(tmp_path)
-    folders = [sweep.plan(sweep.parse(words)).folder for words in ([], [], ["-m", "seed=0,1"])]
+    folders = [sweep.plan(compose.parse(words)).folder for words in ([], [], ["-m", "seed=0,1"])]
     assert len(set(folders)) == 3
     assert folders[0].parent.parent == tmp_path / "outputs"
     assert folders[2].parent.parent == tmp_path / "multirun"
@@ -287,11 +284,9 @@ def test_a_single_job_that_fails(tmp_path, own_nets):
 def test_full_errors_of_a_job(tmp_path, monkeypatch, capsys, words, full):
     from rich.console import Console
 
-    from hw1 import outcome, sweep
-
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1" if full else "0")
-    planned = sweep.plan(sweep.parse(words))
+    planned = sweep.plan(compose.parse(words))
     sweep.write_plan(planned, "python -m hw1")
     for folder in planned.folders:
         folder.mkdir(exist_ok=True)
@@ -378,7 +373,6 @@ def test_a_sweep_that_is_stopped_compares_what_was_done(tmp_path, stop, code, st
 
 def test_a_schedulers_kill_is_an_interruption(tmp_path, monkeypatch, capsys):
     """SIGTERM must pass through joblib as Ctrl-C does: it ends the workers, which would train on otherwise."""
-    from hw1 import sweep
 
     def launch(arguments: list[str]) -> None:
         (tmp_path / "sweep" / "0").mkdir()
@@ -387,7 +381,7 @@ def test_a_schedulers_kill_is_an_interruption(tmp_path, monkeypatch, capsys):
         time.sleep(30)
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sweep, "launch", launch)
+    monkeypatch.setattr(compose, "launch", launch)
     before = signal.getsignal(signal.SIGTERM)
     try:
         assert cli.main(["-m", "seed=0,1", "hydra.sweep.dir=sweep"]) == 130
@@ -449,10 +443,9 @@ def test_the_console_script(tmp_path):
 
 
 def test_a_folder_used_again_shows_nothing_of_before(tmp_path):
-    from hw1 import sweep
 
     folder = tmp_path / "sweep"
-    planned = sweep.plan(sweep.parse(["-m", "seed=0,1", f"hydra.sweep.dir={folder}"]))
+    planned = sweep.plan(compose.parse(["-m", "seed=0,1", f"hydra.sweep.dir={folder}"]))
     sweep.write_plan(planned, "python -m hw1")
     for job in planned.folders:
         job.mkdir()

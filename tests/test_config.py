@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from hw1 import parts, schema, sweep
+from hw1 import checks, compose, parts, schema, sweep
 from hw1.errors import UserError
 from hw1.recipe import Recipe
 
@@ -25,12 +25,10 @@ NAMES = ("batch_size", "epochs", "steps", "seed", "init_seed", "order_seed", "re
 
 def config_of(*words: str) -> dict:
     """The resolved and checked config of one job; the data set stays where it is."""
-    arguments = sweep.parse(list(words))
-    with sweep._composer(arguments.config_dir) as composer:
-        overrides = composer.parse(arguments.overrides)
-        composer.check_names(overrides)
-        typed = {override.get_key_element().lstrip("+~") for override in overrides}
-        return composer.job(arguments.overrides, typed).config
+    arguments = compose.parse(list(words))
+    with compose.open_composer(arguments.config_dir) as composer:
+        grid = composer.grid(arguments.overrides, multirun=False)
+        return sweep._job(composer, grid.points[0], grid.typed).config
 
 
 def open_values(node: object) -> list[object]:
@@ -88,10 +86,10 @@ def test_loss_is_built(option):
 @pytest.mark.parametrize("option", [option for group, option in OPTIONS if group == "dataset"])
 def test_loader_is_found_and_takes_its_keys(option):
     node = config_of(f"dataset={option}", *NEEDS.get(("dataset", option), []))["dataset"]
-    for key in sweep.SPLIT_KEYS:
+    for key in checks.SPLIT_KEYS:
         assert key in node
-    keys = {key: value for key, value in node.items() if key not in sweep.SPLIT_KEYS}
-    sweep._check_call("dataset", parts.find(node["_target_"]), keys)  # raises if not
+    keys = {key: value for key, value in node.items() if key not in checks.SPLIT_KEYS}
+    checks._check_call("dataset", parts.find(node["_target_"]), keys)  # raises if not
 
 
 @pytest.mark.parametrize("option", EXPERIMENTS)
@@ -121,8 +119,8 @@ def test_top_level_names_reach_the_recipe(option, name):
 @pytest.mark.parametrize("option", EXPERIMENTS)
 def test_typed_epochs_take_the_place_of_an_experiments_steps(option, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sweep, "_check_together", lambda *arguments: None)  # no data set is needed for it
-    (job,) = sweep.plan(sweep.parse([f"experiment={option}", "epochs=7"])).jobs
+    monkeypatch.setattr(checks, "check_together", lambda *arguments: None)  # no data set is needed for it
+    (job,) = sweep.plan(compose.parse([f"experiment={option}", "epochs=7"])).jobs
     assert (job.config["epochs"], job.config["steps"]) == (7, None)
 
 
@@ -204,10 +202,10 @@ def test_an_experiment_may_be_a_sweep(tmp_path, monkeypatch):
     )
     (folder / "grid.yaml").write_text(text, encoding="utf-8")
     own = ["--config-dir", str(folder.parent), "experiment=grid"]
-    planned = sweep.plan(sweep.parse(own))
+    planned = sweep.plan(compose.parse(own))
     assert planned.multirun
     assert planned.keys == ["batch_size", "depth"]
     values = [(job.values["batch_size"], job.values["depth"]) for job in planned.jobs]
     assert values == [(16, 1), (16, 2), (64, 1), (64, 2)]
-    fewer = sweep.plan(sweep.parse([*own, "depth=4"]))
+    fewer = sweep.plan(compose.parse([*own, "depth=4"]))
     assert [(job.config["batch_size"], job.config["depth"]) for job in fewer.jobs] == [(16, 4), (64, 4)]

@@ -12,7 +12,8 @@ from conftest import environment
 ROOT = Path(__file__).resolve().parent.parent
 FILES = sorted((ROOT / "hw1").rglob("*.py"))
 TORCHLESS = (
-    "hw1", "hw1.cli", "hw1.compare", "hw1.design", "hw1.errors", "hw1.experiments", "hw1.experiments.function",
+    "hw1", "hw1.checks", "hw1.cli", "hw1.compare", "hw1.compose", "hw1.design", "hw1.errors",
+    "hw1.experiments", "hw1.experiments.function",
     "hw1.experiments.sensitivity", "hw1.figures", "hw1.files", "hw1.job", "hw1.outcome", "hw1.parts", "hw1.paths",
     "hw1.quantities", "hw1.recipe", "hw1.results", "hw1.schema", "hw1.statistics", "hw1.store", "hw1.sweep",
     "hw1.terminal",
@@ -23,10 +24,11 @@ LAYERS = (
     {"hw1.__main__", "hw1.runs"},
     {"hw1.cli"},
     {"hw1.outcome", "hw1.sweep"},
+    {"hw1.checks", "hw1.compose"},
     {"hw1.job"},
     {"hw1.compare"},
     {"hw1.experiments.*"},
-    {"hw1.experiments", "hw1.figures", "hw1.laboratory", "hw1.results"},
+    {"hw1.experiments", "hw1.figures", "hw1.laboratory", "hw1.machine", "hw1.results"},
     {"hw1.store", "hw1.training"},
     {"hw1.measures.*"},
     {"hw1.models", "hw1.recipe", "hw1.resident"},
@@ -117,8 +119,8 @@ def test_measures_know_neither_config_nor_tables(name):
 @pytest.mark.parametrize(
     ("part", "owners"),
     [
-        ("hydra", {"hw1.job", "hw1.sweep"}),
-        ("omegaconf", {"hw1.job", "hw1.sweep"}),
+        ("hydra", {"hw1.compose", "hw1.job"}),
+        ("omegaconf", {"hw1.compose", "hw1.job"}),
         ("matplotlib", {"hw1.figures"}),
         ("safetensors", {"hw1.laboratory"}),
         ("filelock", {"hw1.packed_mnist", "hw1.store"}),

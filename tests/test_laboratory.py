@@ -19,7 +19,8 @@ from torch import nn
 from hw1 import laboratory, training
 from hw1.errors import UserError
 from hw1.files import read_table
-from hw1.laboratory import Laboratory, Machine, check_output, resolve_device
+from hw1.laboratory import Laboratory, check_output
+from hw1.machine import Machine, resolve_device
 from hw1.measures.performance import SLICE, evaluate
 from hw1.recipe import Recipe, load_dataset
 from hw1.resident import Splits
@@ -285,7 +286,7 @@ def test_a_disk_that_fills_up_under_the_weights_is_one_line(lab, recipe, monkeyp
     with monkeypatch.context() as patch:
         patch.setattr(Path, "write_bytes", full)
         assert "weights.safetensors: No space left on device" in message(lab().run, recipe)
-    assert lab().store.keys() == []
+    assert lab().store.list() == []
 
 
 def test_a_store_that_only_reads_still_answers(lab, recipe, monkeypatch):

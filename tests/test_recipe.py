@@ -16,6 +16,7 @@ from omegaconf import OmegaConf
 from hw1 import data, laboratory
 from hw1 import recipe as recipe_module
 from hw1.errors import UserError
+from hw1.machine import Machine
 from hw1.recipe import Recipe, bare_code, canonical_json, check_fits, code_fingerprint, load_dataset, recipe_key
 from hw1.store import Store
 
@@ -247,12 +248,12 @@ MLP, CNN = BASE.model, {"_target_": "hw1.models.cnn", "depth": 4, "batch_norm": 
         ({"batch_size": 21}, "classification", (3,),
          "batch_size=21: must be at most 20, the size of the training split"),
         ({"batch_size": 19, "model": MLP | {"batch_norm": True}}, "classification", (3,),
-         "batch_size=19: batch norm needs more than the one example left of 20"),
+         "batch_size=19: leaves a batch of 1 of 20 examples; batch norm needs 2"),
         ({"batch_size": 1, "model": MLP | {"batch_norm": True}}, "classification", (3,),
-         "batch_size=1: batch norm needs"),
-        ({}, "regression", (3,), "loss=CrossEntropyLoss: the data set is for regression, whose losses are MSELoss,"),
+         "batch_size=1: leaves a batch of 1 of"),
+        ({}, "regression", (3,), "loss=cross_entropy: is for classification, and the data set for regression;"),
         ({"loss": {"_target_": "torch.nn.MSELoss"}}, "classification", (3,),
-         "loss=MSELoss: the data set is for classification, whose losses are CrossEntropyLoss"),
+         "loss=mse: is for regression, and the data set for classification; choose loss=cross_entropy"),
         ({"optimizer": {"momentum": 0.0, "nesterov": True}}, "classification", (3,),
          "optimizer.momentum=0.0: must be above 0 with optimizer.nesterov=true"),
         ({"model": CNN}, "classification", (3,), "model=cnn: needs images"),
@@ -320,7 +321,7 @@ def images(tmp_path_factory):
 def trained(images, tmp_path_factory):
     """A function from changes of a recipe, by dotted names, to its run."""
     folder = tmp_path_factory.mktemp("knobs")
-    machine = laboratory.Machine("cpu", 1, folder)
+    machine = Machine("cpu", 1, folder)
     lab = laboratory.Laboratory(Store(folder / "runs"), machine, say=lambda text: None)
     default = replace(
         BASE, dataset=images, model=node("model", "mlp") | {"width": 6}, batch_size=10, epochs=2, replicas=1

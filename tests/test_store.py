@@ -59,7 +59,7 @@ def test_published_is_held_listed_and_read(filled):
     assert filled.holds(KEY)
     assert filled.sound(KEY)
     filled.verify(KEY)
-    assert filled.keys() == [KEY]
+    assert filled.list() == [KEY]
     assert filled.info(KEY) == {"nonce": "1"}
     assert {file.name: file.read_bytes() for file in filled.path(KEY).iterdir() if file.name != SUMS} == CONTENT
     assert scratch(filled) == []
@@ -68,7 +68,7 @@ def test_published_is_held_listed_and_read(filled):
 def test_an_absent_run_is_not_held(store):
     assert not store.holds(KEY)
     assert not store.sound(KEY)
-    assert store.keys() == []
+    assert store.list() == []
     assert not store.folder.exists()
     with pytest.raises(FileNotFoundError):
         store.verify(KEY)
@@ -78,7 +78,7 @@ def test_listing_leaves_out_what_is_no_run(filled):
     for name in ("notes", KEY + "0", KEY.upper(), ".hidden"):
         (filled.folder / name).mkdir()
     with filled.lock(KEY):
-        assert filled.keys() == [KEY]
+        assert filled.list() == [KEY]
 
 
 @pytest.mark.parametrize("key", ["", "..", "../" + KEY, KEY[:-1], KEY + "\n", KEY.upper(), "/" + KEY])
@@ -108,7 +108,7 @@ def test_sha256sum_agrees(filled):
 def test_remove(filled):
     filled.publish(OTHER, write)
     filled.remove(KEY)
-    assert filled.keys() == [OTHER]
+    assert filled.list() == [OTHER]
     assert scratch(filled) == []
 
 
@@ -185,7 +185,7 @@ def test_a_damaged_run_is_set_aside_said_and_replaced(filled, caplog):
     assert "weights.safetensors" in caplog.text
     (aside,) = quarantined(filled)
     assert (aside / "weights.safetensors").read_bytes() == b"flipped"
-    assert filled.keys() == []
+    assert filled.list() == []
     filled.publish(KEY, write)
     assert filled.holds(KEY)
     (filled.path(KEY) / "run.json").unlink()
@@ -239,14 +239,14 @@ def test_a_failing_write_leaves_nothing(store, error, written):
 
     with pytest.raises(type(error)):
         store.publish(KEY, fail)
-    assert store.keys() == []
+    assert store.list() == []
     assert scratch(store) == []
 
 
 def test_a_file_that_was_not_written_is_not_published(store):
     with pytest.raises(FileNotFoundError, match=r"run\.json"):
         store.publish(KEY, lambda folder: (folder / "recipe.yaml").touch())
-    assert store.keys() == []
+    assert store.list() == []
     assert scratch(store) == []
 
 
@@ -273,8 +273,8 @@ def test_an_error_at_every_call_leaves_a_whole_run_or_none(tmp_path, monkeypatch
             except OSError as error:
                 failed = error.errno == code
         assert scratch(store) == []
-        assert store.keys() in ([], [KEY])
-        assert store.keys() == [] or store.sound(KEY)
+        assert store.list() in ([], [KEY])
+        assert store.list() == [] or store.sound(KEY)
         store.publish(KEY, write)
         assert store.holds(KEY)
         if not failed:
@@ -343,7 +343,7 @@ def test_four_processes_one_key_no_locks(store):
     assert [results.get(timeout=60) for _ in workers] == ["done"] * 4
     for worker in workers:
         worker.join()
-    assert store.keys() == [KEY]
+    assert store.list() == [KEY]
     assert store.holds(KEY)
     assert scratch(store) == []
 

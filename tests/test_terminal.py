@@ -58,8 +58,14 @@ def test_two_jobs_side_by_side_are_two_lines(tmp_path, width):
 def test_a_job_that_ends_is_one_line(tmp_path):
     jobs = {tmp_path / number: f"depth={number}" for number in "123"}
     states = {
-        tmp_path / "1": ({"status": "ok", "runs": {"a": {"trained": True}}, "wall_seconds": 3.21}, None),
-        tmp_path / "2": ({"status": "ok", "runs": {"a": {"trained": False}}, "wall_seconds": 65}, None),
+        tmp_path / "1": (
+            {"status": "ok", "runs": {"a": {"trained": True, "network": "mlp 1-190-1"}}, "wall_seconds": 3.21},
+            None,
+        ),
+        tmp_path / "2": (
+            {"status": "ok", "runs": {"a": {"trained": False, "network": "mlp 1-190-1"}}, "wall_seconds": 65},
+            None,
+        ),
         tmp_path / "3": ({"status": "failed", "error": "no [red]way", "wall_seconds": 7200}, None),
     }
     for terminal in (False, True):
@@ -67,8 +73,8 @@ def test_a_job_that_ends_is_one_line(tmp_path):
         show(screen, jobs, states)
         lines = [line.strip() for line in text_of(screen).splitlines() if line.startswith("[")]
         assert lines == [
-            "[1/3] depth=1  ok  3.2 s",
-            "[2/3] depth=2  ok (trained before)  1 min 05 s",
+            "[1/3] depth=1  ok  3.2 s  mlp 1-190-1",
+            "[2/3] depth=2  ok (trained before)  1 min 05 s  mlp 1-190-1",
             "[3/3] depth=3  failed: no [red]way  2 h 00 min",
         ]
 
@@ -105,9 +111,9 @@ def test_the_reporter_writes_where_the_display_looks_and_a_line_into_the_log(tmp
     reporter.progress(progress(row={"train_loss": float("nan"), "validation_r2": 0.5, "status": "diverged"}))
     assert read_json(tmp_path / PROGRESS)["words"].startswith("epoch 1.2/5, loss nan, R² 0.5000, ")
     reporter.stage("measuring")
-    assert read_json(tmp_path / PROGRESS) == {"done": 1.0, "words": "measuring"}
+    assert read_json(tmp_path / PROGRESS) == {"done": 0.1, "words": "measuring"}
     reporter.row({"replica": 1, "epoch": 2.0, "step": 14, "train_loss": 0.5, "status": "ok"})
-    assert log == ["replica 1, epoch 2, step 14: train_loss 0.5, ok"]
+    assert log == ["measuring", "replica 1, epoch 2, step 14: train_loss 0.5, ok"]
 
 
 @pytest.mark.parametrize(

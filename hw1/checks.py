@@ -1,0 +1,163 @@
+"""What a composed config must satisfy beyond Hydra: keys, targets, use of names, and fit with data, device and disk.
+
+No Hydra here and no torch, unless a part of torch's or the user's own must be looked at. Every error is a UserError.
+"""
+
+import inspect
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import is_dataclass
+from pathlib import Path
+from typing import Any
+
+from hw1 import parts, schema
+from hw1.errors import UserError, shortened
+from hw1.recipe import Recipe, check_fits, load_dataset
+
+BY_THE_MODEL = ("depth", "width", "budget", "alpha")  # top-level names that only some parts read
+KINDS = {  # where hw1's own parts and those with a schema come from
+    "experiment": "hw1.experiments.",
+    "dataset": "hw1.sources.",
+    "model": "hw1.models.",
+    "optimizer": "torch.optim.",
+    "loss": "torch.nn.",
+}
+OFFERED = {"dataset": ("data_dir",), "model": ("input_shape", "outputs")}  # what a target is given beside its node
+SPLIT_KEYS = ("validation", "split_seed", "subset", "label_noise")
+
+
+def check(config: Mapping[str, Any]) -> None:
+    """Check a resolved config: the root, then each node against the schema of its target.
+
+    Raises: UserError.
+    """
+    schema.check_keys(config, schema.Config)
+    allow = config["allow_targets"]
+    for name in ("experiment", "dataset", "model", "optimizer", "loss"):
+        node = config[name]
+        if not isinstance(node, Mapping) or "_target_" not in node:
+            raise UserError(f"{name}={shortened(node)}: must be a group with a _target_; choose {name}=…")
+        if isinstance(node["_target_"], str) and node["_target_"] in schema.PARTS:
+            _check_kind(name, node["_target_"])
+            schema.check_keys(node, schema.PARTS[node["_target_"]], f"{name}.")
+        else:
+            _check_other(name, node, allow)
+
+
+def _check_kind(name: str, target: str) -> None:
+    if not target.startswith(KINDS[name]):
+        raise UserError(f"{name}._target_={target}: is no {name}; those of hw1 are in {KINDS[name].rstrip('.')}")
+
+
+def _check_other(name: str, node: Mapping[str, Any], allow: Sequence[str]) -> None:
+    """Check a node whose target has no schema: an experiment, or a part of torch's or the user's own."""
+    key = f"{name}._target_"
+    if node["_target_"] == "???":
+        raise UserError(f"{key} is missing: name your own, such as {key}=my_module.name allow_targets=[my_module]")
+    found, *_ = [parts.find(target, allow, key) for target in parts.targets(node)]
+    if node["_target_"].startswith("hw1."):
+        _check_kind(name, node["_target_"])
+    bases = [f"{base.__module__}.{base.__name__}" for base in getattr(found, "__mro__", ())]
+    if name == "optimizer" and bases and "torch.optim.optimizer.Optimizer" not in bases:
+        raise UserError(f"{key}={node['_target_']}: is no optimizer, such as torch.optim.SGD")
+    if name == "experiment":
+        if not (is_dataclass(found) and isinstance(found, type) and hasattr(found, "measure")):
+            raise UserError(f"{key}={node['_target_']}: is no experiment: a dataclass with recipes, measure and draw")
+        schema.check_keys(node, found, "experiment.")
+        return
+    if name == "dataset":
+        schema.check_keys({k: node.get(k, "???") for k in SPLIT_KEYS}, schema.Split, "dataset.")
+    _check_call(name, found, node, without=SPLIT_KEYS if name == "dataset" else ())
+
+
+def _check_call(name: str, target: Callable[..., Any], node: Mapping[str, Any], without: Sequence[str] = ()) -> None:
+    """See whether a target can be called with the keys of its node, as `parts.build` will."""
+    try:
+        signature = inspect.signature(target)
+    except ValueError:  # some compiled ones have none
+        return
+    keys = {key: value for key, value in node.items() if key not in ("_target_", *without)}
+    offered = {k: None for k in OFFERED.get(name, ()) if k in signature.parameters and k not in keys}
+    try:
+        signature.bind(*([None] if name == "optimizer" else []), **keys, **offered)
+    except TypeError as error:
+        raise UserError(f"{name}._target_={node['_target_']}: {error}") from error
+
+
+def check_together(configs: Sequence[Mapping[str, Any]], typed: set[str], folder: Path) -> None:
+    """Check what needs a look at the data, the device or the disk.
+
+    Raises: UserError.
+    """
+    if {"epochs", "steps"} <= typed and all(config["steps"] is not None for config in configs):
+        raise UserError("epochs and steps are both given: choose one")
+    if any(config["epochs"] is None and config["steps"] is None for config in configs):
+        raise UserError("epochs=null and steps=null: one of them must be a whole number")
+    for device in {config["device"] for config in configs} - {"auto", "cpu"}:
+        from hw1.machine import resolve_device  # torch: only for those who ask for a certain device
+
+        resolve_device(device)
+    for config in configs:
+        allow = tuple(config["allow_targets"])
+        recipe = Recipe.from_config(config, "cpu")
+        _check_writable("store", Path(config["store"]), or_there=True)  # hits are of use where nothing can be written
+        dataset = load_dataset(recipe, Path(config["data_dir"]), allow)
+        parts.build(config["experiment"], allow=allow).check(dataset)
+        check_fits(recipe, dataset)
+    _check_writable("output folder", folder)
+
+
+def _check_writable(what: str, folder: Path, or_there: bool = False) -> None:
+    place = folder.absolute()
+    try:
+        while not place.exists() and place != place.parent:
+            place = place.parent
+    except OSError as error:
+        raise UserError(f"{what} {shortened(folder)}: {error.strerror}") from error
+    if not place.is_dir():
+        raise UserError(f"{what} {folder}: {place} is not a folder")
+    if not os.access(place, os.W_OK | os.X_OK) and not (or_there and place == folder.absolute()):
+        raise UserError(f"{what} {folder}: {place} cannot be written to")
+
+
+def check_secrets(raw: Mapping[str, Any]) -> None:
+    for key, value in _leaves(raw):
+        if (
+            isinstance(value, str)
+            and re.search(r"\$\{\s*(oc\.env|oc\.decode)\s*:", value)
+            and key not in ("store", "data_dir", "jobs")
+        ):
+            raise UserError(
+                f"{key}={shortened(value)}: environment variables are not read into what is stored; type the value"
+            )
+
+
+def check_use(raw: Mapping[str, Any], typed: set[str]) -> None:
+    """Refuse a typed top-level name that no chosen part reads."""
+    model = raw["model"] if isinstance(raw["model"], Mapping) else {}
+    name = str(model.get("_target_", "model")).rpartition(".")[2]
+    for key in BY_THE_MODEL:
+        readers = [place for place, value in _leaves(raw) if isinstance(value, str) and f"${{{key}}}" in value]
+        if key in typed and not readers:
+            owner = "experiment" if key == "alpha" else f"model {name}"
+            raise UserError(f"{key} is not used: the chosen {owner} has no {key}")
+
+
+def check_sizing(model: Mapping[str, Any], typed: set[str]) -> None:
+    """Refuse a typed size that another size overrules."""
+    if model.get("widths") is not None and (given := sorted({"depth", "width"} & typed)):
+        raise UserError(f"{given[0]} is not used: model.widths={model['widths']} decides it")
+    if model.get("budget") is not None and "width" in typed:
+        raise UserError(f"width is not used: budget={model['budget']} decides the widths; add budget=null")
+
+
+def _leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(node, Mapping):
+        for key, value in node.items():
+            yield from _leaves(value, f"{prefix}.{key}" if prefix else str(key))
+    elif isinstance(node, list):
+        for item in node:
+            yield from _leaves(item, prefix)
+    else:
+        yield prefix, node

@@ -1,0 +1,344 @@
+"""Hydra's composition and launch, with our words for what can go wrong. The one module that leans on its internals.
+
+Hydra alone has types but no ranges, reports over several lines, and finds some mistakes only when a job runs.
+"""
+
+import argparse
+import math
+import os
+import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, cast
+
+import hydra
+from hydra import version
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import create_config_search_path, get_args_parser
+from hydra.core.config_search_path import SearchPathQuery
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import GrammarParseError, OmegaConfBaseException
+from yaml import YAMLError
+
+from hw1 import schema
+from hw1.errors import LONGEST, UserError, one_line, shortened
+from hw1.job import execute
+from hw1.paths import conf_dir
+
+FIXED = {  # settings of Hydra that hw1 makes
+    "hydra.job.chdir": "jobs run where the command was typed",
+    "hydra.job.name": "it names the log, hw1.log",
+    "hydra.launcher.n_jobs": "use jobs=…",
+    "hydra.mode": "use -m",
+    "hydra.sweep.subdir": "the folders of jobs are numbered",
+}
+MOST_JOBS = 10_000  # of a sweep: planning takes a tenth of a second for each
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A command line as Hydra understands it."""
+
+    words: list[str]  # overrides for Hydra
+    typed: set[str]  # keys that stand on the command line
+    keys: list[str]  # the swept ones, in their order
+    multirun: bool
+    points: list[list[str]]  # overrides of each job
+    folder: Path  # of the job, or of the sweep
+    experiment: str
+    launcher: str
+
+
+@dataclass(frozen=True)
+class Point:
+    """One job of a grid: its overrides as values by key, and its config without Hydra's part, raw and resolved."""
+
+    values: dict[str, Any]
+    raw: dict[str, Any]
+    resolved: dict[str, Any]
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """Hydra's flags and the overrides, in any order. Raises: UserError for an unknown flag."""
+    parser = get_args_parser()
+    parser.error = _refuse  # type: ignore[method-assign]
+    arguments = parser.parse_intermixed_args(list(argv))
+    for flag in ("config_name", "config_path", "experimental_rerun"):
+        if getattr(arguments, flag) is not None:
+            name = flag.replace("_", "-")
+            _refuse(f"--{name}: is not for hw1; your own files are found with --config-dir <folder>")
+    return arguments
+
+
+def _refuse(message: str) -> Any:
+    raise UserError(f"{message} (see python -m hw1 --help)")
+
+
+def show(arguments: argparse.Namespace, argv: Sequence[str]) -> None:
+    """Let Hydra print what its other flags ask for, such as `--cfg job`. Raises: UserError if it cannot."""
+    with open_composer(arguments.config_dir) as composer:
+        if arguments.cfg:
+            overrides = composer.parse(arguments.overrides)
+            composer.check_names(overrides)
+            config = composer.compose([_first(override) for override in overrides])
+            if arguments.package and OmegaConf.select(config, arguments.package) is None:
+                raise UserError(f"--package {arguments.package}: the configuration has no such part")
+    try:
+        flags = [word for word in argv if word not in ("-m", "--multirun", *arguments.overrides)]
+        launch([*flags, *arguments.overrides])  # in the one order that Hydra takes
+    except HydraException as error:
+        raise UserError(_reason(error)) from error
+
+
+def launch(arguments: Sequence[str]) -> None:
+    """Let Hydra run `execute` for the jobs of a checked command line, or print what its other flags ask for.
+
+    Raises: whatever went wrong with Hydra or a launcher, which Hydra by itself would print over many lines.
+    """
+    GlobalHydra.instance().clear()
+    words, full_error = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
+    sys.argv, os.environ["HYDRA_FULL_ERROR"] = ["hw1", *arguments], "1"
+    try:
+        hydra.main(config_path=str(conf_dir()), config_name="config", version_base="1.3")(execute)()
+    finally:
+        sys.argv = words
+        del os.environ["HYDRA_FULL_ERROR"]
+        if full_error is not None:
+            os.environ["HYDRA_FULL_ERROR"] = full_error
+
+
+def quoted(text: str) -> str:
+    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+def _first(override: Override) -> str:
+    """An override with the first value of its sweep."""
+    if not override.is_sweep_override():
+        return str(override.input_line)
+    return f"{override.get_key_element()}={_values(override)[0]}"
+
+
+def _values(override: Override) -> list[str]:
+    """The values of a sweep, in their order. Raises: UserError if it is endless, empty or in no order."""
+    line = override.input_line
+    if not override.is_discrete_sweep():
+        raise UserError(f"{line}: has no end; list the values, such as {override.key_or_group}=0.1,0.2")
+    if getattr(override.value(), "shuffle", False):
+        raise UserError(f"{line}: jobs run in the order given; leave shuffle out")
+    values = list(islice(override.sweep_string_iterator(), MOST_JOBS + 1))
+    if not values:
+        raise UserError(f"{line}: is an empty sweep; list the values, such as {override.key_or_group}=1,2")
+    return values
+
+
+def _check_sweeps(swept: Sequence[Override], multirun: bool) -> None:
+    for override in swept:
+        if not multirun:
+            raise UserError(f"{override.input_line} is a sweep: add -m")
+        if override.key_or_group.startswith("hydra"):
+            raise UserError(f"{override.input_line}: settings of Hydra's own cannot be swept")
+    jobs = math.prod(len(_values(override)) for override in swept)
+    if jobs > MOST_JOBS:
+        raise UserError(f"{swept[0].input_line}: makes a sweep of {jobs:,} jobs or more; at most {MOST_JOBS:,}")
+
+
+@contextmanager
+def open_composer(config_dir: str | None) -> Iterator["Composer"]:
+    if config_dir is not None and not Path(config_dir).is_dir():
+        raise UserError(f"--config-dir {config_dir}: there is no such folder")
+    search = create_config_search_path(str(conf_dir()))
+    if config_dir is not None:
+        folder = f"file://{Path(config_dir).absolute()}"
+        search.prepend("command-line", folder, anchor=SearchPathQuery(provider="schema"))
+    version.setbase("1.3")
+    GlobalHydra.instance().clear()
+    Hydra.create_main_hydra2(task_name="hw1", config_search_path=search)
+    try:
+        yield Composer()
+    except YAMLError as error:
+        raise UserError(_yaml_place(error)) from error
+    except (HydraException, OmegaConfBaseException, OSError, ValueError, AssertionError) as error:
+        raise UserError(_unloadable(config_dir, error) or _reason(error)) from error
+    finally:
+        GlobalHydra.instance().clear()
+
+
+class Composer:
+    """Hydra's composition with our words for what can go wrong."""
+
+    def __init__(self) -> None:
+        found = GlobalHydra.instance().hydra
+        assert found is not None
+        self.loader = found.config_loader
+        self.repository = self.loader.repository  # type: ignore[attr-defined]
+        self.parser = OverridesParser.create(config_loader=self.loader)
+        self.seen: dict[tuple[str, ...], DictConfig] = {}
+
+    def parse(self, texts: Sequence[str]) -> list[Override]:
+        """Overrides from words. Raises: UserError naming the word that is none."""
+        parsed = []
+        for text in texts:
+            try:
+                override = self.parser.parse_overrides([text])[0]
+            except (HydraException, RecursionError) as error:
+                raise UserError(_unreadable(text, error)) from error
+            if len(override.key_or_group) > LONGEST:
+                raise UserError(f"unknown key {shortened(override.key_or_group)}")
+            if not override.key_or_group:
+                raise UserError(f"cannot read {shortened(repr(text))}: must be key=value (see python -m hw1 --help)")
+            parsed.append(override)
+        return parsed
+
+    def compose(self, texts: Sequence[str]) -> DictConfig:
+        """The config of one job, Hydra's part with it."""
+        key = tuple(texts)
+        if key not in self.seen:
+            self.seen[key] = hydra.compose("config", list(texts), return_hydra_config=True)
+        return self.seen[key]
+
+    def check_names(self, overrides: Sequence[Override]) -> None:
+        """Refuse groups, options and keys that do not exist, with the nearest that do."""
+        groups = [o for o in overrides if self._is_group(o)]
+        for override in groups:
+            self._check_options(override)
+        config = self.compose([_first(override) for override in groups])
+        known = list(_dotted(OmegaConf.to_container(config, resolve=False)))
+        for override in overrides:
+            key = override.key_or_group
+            if key in FIXED:
+                raise UserError(f"{override.input_line}: is not to be set; {FIXED[key]}")
+            if override.is_delete() and key in schema.Config.__dataclass_fields__:
+                raise UserError(f"~{key}: cannot be left out; give another value with {key}=…")
+            if override.is_add() or self._is_group(override) or key in known or key.startswith("hydra."):
+                continue
+            names = known + self.loader.list_groups("")
+            raise UserError(f"unknown key {key}{schema.nearest(key, [n for n in names if not n.startswith('hydra')])}")
+
+    def _is_group(self, override: Override) -> bool:
+        return self.repository.group_exists(override.key_or_group.partition("@")[0].lstrip("/"))
+
+    def _check_options(self, override: Override) -> None:
+        group = override.key_or_group.partition("@")[0]
+        if override.is_delete():
+            raise UserError(f"~{group}: cannot be left out; choose another with {group}=…")
+        options = [name for name in self.loader.get_group_options(group) if name != "schema"]
+        # Options may live in folders (hydra/launcher has none of ours); a path with a slash is left to Hydra.
+        chosen = _values(override) if override.is_sweep_override() else [override.value()]
+        for option in chosen:
+            name = "null" if option is None else str(option)
+            if name not in options and "/" not in name:
+                raise UserError(f"{group}={shortened(name)}: there is no such option{schema.nearest(name, options)}")
+
+    def grid(self, words: Sequence[str], multirun: bool) -> Grid:
+        """What a command line's overrides ask for, names and sweeps checked. Raises: UserError."""
+        words = list(words)
+        overrides = self.parse(words)
+        typed = {override.get_key_element().lstrip("+~") for override in overrides}
+        lengths = [override for override in overrides if override.key_or_group == "epochs"]
+        if lengths and "steps" not in typed and lengths[-1].value() is not None:
+            words.append("steps=null")  # an experiment that counts steps gives way to epochs that were typed
+            overrides += self.parse(words[-1:])
+        self.check_names(overrides)
+        of_hydra = self.compose([_first(override) for override in overrides]).hydra
+        params = of_hydra.sweeper.get("params") or {}
+        overrides = self.parse([f"{key}={value}" for key, value in params.items()]) + overrides
+        multirun = multirun or of_hydra.mode == RunMode.MULTIRUN
+        swept = [override for override in overrides if override.is_sweep_override()]
+        _check_sweeps(swept, multirun)
+        choices = of_hydra.runtime.choices
+        if not str(of_hydra.sweeper._target_).endswith("BasicSweeper"):
+            raise UserError(f"hydra/sweeper={choices['hydra/sweeper']}: hw1 plans its own grids")
+        return Grid(
+            words,
+            typed,
+            list(dict.fromkeys(override.get_key_element().lstrip("+") for override in swept)),
+            multirun,
+            BasicSweeper.split_arguments(overrides, None)[0],
+            Path(of_hydra.sweep.dir if multirun else of_hydra.run.dir).absolute(),
+            choices.experiment,
+            choices["hydra/launcher"],
+        )
+
+    def point(self, words: Sequence[str]) -> Point:
+        """One job of a grid. Raises: UserError if its config cannot be resolved."""
+        config = self.compose(words)
+        raw = cast("dict[str, Any]", OmegaConf.to_container(config, resolve=False))
+        del raw["hydra"]
+        plain = OmegaConf.masked_copy(config, list(raw))
+        try:
+            resolved = cast("dict[str, Any]", OmegaConf.to_container(plain, resolve=True))
+        except OmegaConfBaseException as error:
+            raise UserError(_reason(error)) from error
+        values = {override.get_key_element().lstrip("+"): _value(override) for override in self.parse(words)}
+        return Point(values, raw, resolved)
+
+
+def _value(override: Override) -> Any:
+    value = override.value()
+    return value if isinstance(value, str | int | float | bool | None) else str(override.get_value_element_as_str())
+
+
+def _dotted(node: Any, prefix: str = "") -> Iterator[str]:
+    if isinstance(node, Mapping):
+        for key, value in node.items():
+            path = f"{prefix}.{key}" if prefix else str(key)
+            yield path
+            yield from _dotted(value, path)
+
+
+def _yaml_place(error: YAMLError) -> str:
+    mark = getattr(error, "problem_mark", None)
+    problem = getattr(error, "problem", None) or _reason(error)
+    return f"{mark.name}, line {mark.line + 1}, column {mark.column + 1}: {problem}" if mark else _reason(error)
+
+
+def _unloadable(config_dir: str | None, error: BaseException) -> str | None:
+    """The file of a user's own that cannot be read, for an error of a kind that names none."""
+    nameless = [type(e) for e in (error, error.__cause__) if isinstance(e, GrammarParseError | UnicodeDecodeError)]
+    if not nameless or config_dir is None:
+        return None
+    for file in sorted(Path(config_dir).rglob("*.yaml")):
+        try:
+            OmegaConf.load(file)
+        except nameless[0] as found:
+            return f"{file}: {_reason(found)}"
+        except (YAMLError, OmegaConfBaseException, OSError, ValueError):
+            continue
+    return None
+
+
+def _reason(error: BaseException) -> str:
+    """What Hydra or OmegaConf says, without its lines of detail, and with the key and the cause that it leaves out."""
+    text, cause = _bare(error), error.__cause__
+    key = getattr(error, "full_key", None)
+    if key and key not in text:
+        text = f"{key}: {text}"
+    if isinstance(cause, OmegaConfBaseException) and _bare(cause) not in text:
+        text += f": {_bare(cause)}"
+    return text or type(error).__name__
+
+
+def _bare(error: BaseException) -> str:
+    detail = r"\n\s+(?:full_key:|reference_type=|object_type=)|\s+See https://|\s+Config search path:"
+    text = re.split(detail, str(error))[0]
+    return shortened(re.sub(r",? expecting \{.*", "", one_line(text)), 400)
+
+
+def _unreadable(text: str, error: BaseException) -> str:
+    """What to say of a word that is no override."""
+    if "=" not in text and not text.startswith("~"):
+        return f"cannot read {shortened(repr(text))}: must be key=value (see python -m hw1 --help)"
+    why = _bare(error).removeprefix(f"Error parsing override '{one_line(text)}'").strip()
+    if "LexerNoViableAlt" in why:
+        why = "special characters must stand in quotes within quotes, as in \"key='…'\""
+    return f"cannot read {shortened(repr(text))}: {shortened(why)}"

@@ -1,0 +1,97 @@
+"""The machine that a job computes on: its device and threads, how the process is set up, and what is recorded of it."""
+
+import ctypes
+import importlib.metadata
+import os
+import platform
+import subprocess
+import sys
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hw1 import __version__
+from hw1.errors import UserError
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a job computes on; nothing of it is part of a recipe but the device's type and the requested threads."""
+
+    device: str
+    threads: int
+    data_dir: Path
+    allow_targets: tuple[str, ...] = ()
+
+
+def resolve_device(requested: str) -> str:
+    """The device meant: `auto` is CUDA if there is one, else the CPU. Raises: UserError if there is none such."""
+    if requested == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    kind, _, index = requested.partition(":")
+    if kind == "cuda" and (not torch.cuda.is_available() or int(index or 0) >= torch.cuda.device_count()):
+        raise UserError(
+            f"device={requested}: this machine has {torch.cuda.device_count()} CUDA devices; use device=cpu or auto"
+        )
+    if kind == "mps" and not torch.backends.mps.is_available():
+        raise UserError("device=mps: this machine has no MPS device; use device=cpu or auto")
+    return requested
+
+
+def set_up_process(threads: int) -> None:
+    """Prepare this process for training: its threads, and an allocator that keeps the pages it has.
+
+    glibc hands large freed blocks back and faults them in again at every step; raised thresholds train the small CNN at
+    batch 16 half as fast again (8.4k → 12.8k images/s on one core).
+    """
+    torch.set_num_threads(threads)
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS needs to give the same bits each time
+    if sys.platform == "linux":
+        libc = ctypes.CDLL(None)
+        if hasattr(libc, "mallopt"):  # musl has none
+            libc.mallopt(-3, 1 << 30)  # M_MMAP_THRESHOLD
+            libc.mallopt(-1, (1 << 31) - 1)  # M_TRIM_THRESHOLD
+
+
+def environment(machine: Machine) -> dict[str, Any]:
+    """What a run was made with: recorded, and no part of its key."""
+    packages = ("torch", "numpy", "pandas", "scikit-learn", "safetensors", "hydra-core")
+    return {
+        "versions": {"hw1": __version__, "python": platform.python_version()}
+        | {name: importlib.metadata.version(name) for name in packages},
+        "device": machine.device,
+        "device_name": torch.cuda.get_device_name(machine.device)
+        if machine.device.startswith("cuda")
+        else _processor(),
+        "threads": machine.threads,
+        "host": platform.node(),
+        "platform": platform.platform(),
+        "commit": _commit(),
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+@lru_cache(maxsize=1)
+def _commit() -> str | None:
+    """Commit of the checkout that this package lies in, with `+` if it has changes; None outside a checkout."""
+    folder = Path(__file__).parent.parent
+    if not (folder / ".git").exists():
+        return None
+    try:
+        answer = subprocess.run(
+            ["git", "describe", "--always", "--dirty=+", "--abbrev=40", "--exclude=*"],
+            cwd=folder, capture_output=True, text=True, check=True, timeout=10,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return answer.stdout.strip()
