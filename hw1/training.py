@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop
 
 from hw1.data import SPLITS
-from hw1.measures.performance import SLICE, evaluate
+from hw1.measures.performance import evaluate, slice_size
 from hw1.models import Dropout, dropout_shapes
 from hw1.resident import Splits, lay_out, place
 from hw1.schedule import Plan, Schedule
@@ -273,10 +273,11 @@ class _Session:
 
     def _evaluate(self, position: int, step: int) -> None:
         network, splits = self.learner.network(position), self.splits
+        size = slice_size(splits.input_shape)
         found = {
             f"{split}_{name}": value
             for split in SPLITS
-            for name, value in evaluate(network, self.learner.loss, splits.slices(split, SLICE)).items()
+            for name, value in evaluate(network, self.learner.loss, splits.slices(split, size)).items()
         }
         if math.isfinite(found["train_loss"]):
             self._add_row(position, step, {name: found[name] for name in self._metrics()})

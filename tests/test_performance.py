@@ -8,7 +8,7 @@ import torch
 from sklearn.metrics import accuracy_score, mean_absolute_error, r2_score
 from torch import nn
 
-from hw1.measures.performance import evaluate
+from hw1.measures.performance import evaluate, slice_size
 
 
 def cut(x, y, size):
@@ -85,3 +85,7 @@ def test_modes_come_back_one_by_one(net, x):
 def test_nothing_to_evaluate_is_an_error(net):
     with pytest.raises(ValueError, match="at least one example"):
         evaluate(net, nn.CrossEntropyLoss(), [])
+
+
+def test_slices_hold_about_the_same_amount_of_numbers():
+    assert [slice_size(shape) for shape in ((1, 28, 28), (1,), (3, 32, 32), (3, 224, 224))] == [125, 98_000, 32, 32]
