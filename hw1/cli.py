@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def complain(error: Exception) -> int:
     """Say what is wrong in one line on stderr, or with HYDRA_FULL_ERROR=1 where; the exit code of bad input."""
     if os.environ.get("HYDRA_FULL_ERROR") == "1":
-        raise error
+        traceback.print_exception(error)
     print(f"error: {one_line(error)}", file=sys.stderr)
     return BAD_INPUT
 

@@ -31,7 +31,8 @@ from hw1.statistics import (
 )
 
 FINITE_TEST_SET = "Not in the intervals: the finite test set (±0.27 points at 98 % on 10,000 images), shared by all."
-LEGEND = "* best   ~ tied with it: the difference includes 0 (paired t, Welch where nothing pairs; Holm)"
+LEGEND = "* best   ~ not told apart from it: the difference includes 0 (paired t, Welch where nothing pairs; Holm)"
+NO_SPREAD = "no spread between replicas to judge it by: not resolved"
 SINGLE = "n=1: no interval, nothing can be concluded"
 DISJOINT = "no two replicas to compare, nothing can be concluded"
 _WIDEST = 32  # characters of a swept value in the printed table; comparison.csv has all of it
@@ -53,13 +54,16 @@ def _compare(
 def marks(sweep: Sweep, metric: str) -> list[str]:
     """Per condition "*" if its mean is best, "~" if its difference to the best is not resolved, else "".
 
-    Not resolved: two-sided p ≥ 0.05 after Holm over all conditions with an interval. No marks for a metric of which
-    neither direction is better, or for a single condition.
+    Not resolved: two-sided p ≥ 0.05 after Holm, or no p for want of replicas or spread. Where some conditions have an
+    interval, the best is one of them. No marks for a metric of which neither direction is better, for one whose meaning
+    changes within the sweep, or for a single condition; with one replica each, the best alone.
     """
     matrix, better = sweep.replicates.metrics[metric], quantity(metric).better
+    counts = np.isfinite(matrix).sum(axis=1)
+    if better is None or (counts > 0).sum() < 2 or changes_meaning(metric, sweep.condition_keys):
+        return [""] * len(matrix)
     means = np.array([mean_interval(row).mean for row in matrix])
-    if better is None or np.isfinite(means).sum() < 2:
-        return [""] * len(means)
+    means[counts < min(2, counts.max())] = math.nan
     best = int(np.nanargmin(means) if better == "lower" else np.nanargmax(means))
     adjusted = holm(
         [
@@ -67,7 +71,26 @@ def marks(sweep: Sweep, metric: str) -> list[str]:
             for row in range(len(matrix))
         ]
     )
-    return ["*" if row == best else "~" if p >= 0.05 else "" for row, p in enumerate(adjusted)]
+    testable = counts.max() > 1
+    tied = [counts[row] > 0 and testable and not p < 0.05 for row, p in enumerate(adjusted)]
+    return ["*" if row == best else "~" if tied[row] else "" for row in range(len(matrix))]
+
+
+def changes_meaning(metric: str, keys: Sequence[str]) -> str | None:
+    """The swept key that changes what a metric measures, if there is one: its values are then not compared.
+
+    A loss is the one trained with; a sensitivity is per unit of input; an error in the target's unit.
+    """
+    meaning: tuple[str, ...]
+    if metric.endswith("_loss"):
+        meaning = ("loss", "dataset", "dataset.target", "dataset.path", "experiment")
+    elif metric in ("softmax_jacobian", "logit_jacobian", "loss_gradient"):
+        meaning = ("dataset", "dataset.standardize", "dataset.path")
+    elif metric.endswith("_mae") or metric == "max_error":
+        meaning = ("dataset", "dataset.target", "dataset.path")
+    else:
+        return None
+    return next((key for key in keys if key in meaning or (key.startswith("loss.") and "loss" in meaning)), None)
 
 
 # Printing
@@ -213,42 +236,66 @@ def _notes(sweep: Sweep, shown: Sequence[str]) -> list[str]:
 def finding(sweep: Sweep) -> str:
     """What the intervals support, in words: about the headline metric and, if it is another one, test accuracy.
 
-    One numeric swept key: its smallest against its largest value with a result. Otherwise (several keys, or names,
-    where no two conditions are the natural pair): the first condition against the best of the others, with an interval
-    simultaneous over all differences to the first (Bonferroni), because the best was chosen by looking. A metric of
-    which neither direction is better takes the one furthest from the first. Then every diverged replica and every job
-    that is not ok is counted. One line per statement.
+    The first numeric swept key: its smallest against its largest value, at each value of the other keys (up to four
+    such lines, with intervals simultaneous over them). Otherwise, where no two conditions are the natural pair: the
+    first condition against the best of the others, with an interval simultaneous over all differences to the first
+    (Bonferroni), because the best was chosen by looking. A metric of which neither direction is better takes the one
+    furthest from the first. Then every diverged replica and every job that is not ok is counted. One line per
+    statement.
     """
     headline = _headline(sweep)
     names = dict.fromkeys(name for name in (headline, "test_accuracy") if name in sweep.replicates.metrics)
-    claims = [_claim(sweep, str(name)) for name in names] or ["no job has a result: nothing can be concluded"]
+    claims = [claim for name in names for claim in _claims(sweep, str(name))] or [
+        "no job has a result: nothing can be concluded"
+    ]
     return "\n".join(f"{line}." for line in [*claims, *_counted(sweep)])
 
 
-def _claim(sweep: Sweep, name: str) -> str:
+def _claims(sweep: Sweep, name: str) -> list[str]:
     matrix, label = sweep.replicates.metrics[name], quantity(name).label
     known = [row for row in range(len(matrix)) if np.isfinite(matrix[row]).any()]
     if not known:
-        return f"{label}: no replica has a value, nothing can be concluded"
+        return [f"{label}: no replica has a value, nothing can be concluded"]
     if len(known) == 1:
         interval = mean_interval(matrix[known[0]], quantity(name).scale)
-        return f"{label}, {_where(sweep.conditions[known[0]])}: {interval}; one condition, nothing to compare"
-    ends = _numeric_ends(sweep, known)
-    first, last = ends or (known[0], _furthest(name, matrix, known))
-    low, high = (sweep.conditions[row] for row in (first, last))
-    one_key = len(sweep.condition_keys) == 1
-    between = f"{_where(low)} to {one_line(next(iter(high.values.values()))) if one_key else _where(high)}"
-    return _sentence(label, between, matrix[first], matrix[last], 1 if ends else len(known) - 1)
+        return [f"{label}, {_where(sweep.conditions[known[0]])}: {interval}; one condition, nothing to compare"]
+    if key := changes_meaning(name, sweep.condition_keys):
+        return [f"{label}: {key} changes what it measures, so its values are not compared"]
+    pairs = _numeric_ends(sweep, known)
+    if pairs:
+        comparisons = len(pairs)
+    else:
+        pairs, comparisons = [(known[0], _furthest(name, matrix, known))], len(known) - 1
+    return [
+        _sentence(label, _between(sweep, first, last), matrix[first], matrix[last], comparisons)
+        for first, last in pairs
+    ]
 
 
-def _numeric_ends(sweep: Sweep, known: Sequence[int]) -> tuple[int, int] | None:
-    """Rows of the smallest and the largest value, if one numeric key was swept."""
-    if len(sweep.condition_keys) != 1:
-        return None
-    values = {row: sweep.conditions[row].values[sweep.condition_keys[0]] for row in known}
-    if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in values.values()):
-        return None
-    return min(values, key=lambda row: values[row]), max(values, key=lambda row: values[row])
+def _between(sweep: Sweep, first: int, last: int) -> str:
+    """ "batch_size 16 to 256", of several keys "batch_size 16 to 256 at depth=2"; else both conditions in full."""
+    low, high = sweep.conditions[first].values, sweep.conditions[last].values
+    differing = [key for key in low if low[key] != high[key]]
+    if len(differing) != 1:
+        return f"{_where(sweep.conditions[first])} to {_where(sweep.conditions[last])}"
+    (key,) = differing
+    same = ", ".join(f"{other}={value}" for other, value in low.items() if other != key)
+    return one_line(f"{key} {low[key]} to {high[key]}" + (f" at {same}" if same else ""))
+
+
+def _numeric_ends(sweep: Sweep, known: Sequence[int]) -> list[tuple[int, int]]:
+    """Rows of the smallest and the largest value of the first numeric key, for each value of the others; [] if many."""
+    for key in sweep.condition_keys:
+        values = {row: sweep.conditions[row].values[key] for row in known}
+        if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values.values()):
+            groups: dict[tuple[Any, ...], list[int]] = {}
+            for row in known:
+                others = tuple(v for k, v in sweep.conditions[row].values.items() if k != key)
+                groups.setdefault(others, []).append(row)
+            ends = [(min(rows, key=values.__getitem__), max(rows, key=values.__getitem__)) for rows in groups.values()]
+            pairs = [(low, high) for low, high in ends if low != high]
+            return pairs if len(pairs) <= 4 else []
+    return []
 
 
 def _furthest(name: str, matrix: Array, known: Sequence[int]) -> int:
@@ -269,6 +316,8 @@ def _sentence(label: str, between: str, a: Array, b: Array, comparisons: int) ->
     if math.isnan(interval.low):
         single = min(np.isfinite(a).sum(), np.isfinite(b).sum()) == 1
         return f"{label}, {between}: {arrow}. {SINGLE if single else DISJOINT}"
+    if interval.low == interval.high and interval.mean != 0:
+        return f"{label}, {between}: {arrow}, n={interval.n}, {NO_SPREAD}"
     numbers = f"{arrow}, {kind} {interval.text(signed=True)}, n={interval.n}"
     if comparisons > 1:
         numbers += f" (simultaneous over {comparisons} comparisons)"

@@ -97,6 +97,8 @@ def check_network(model: Mapping[str, Any], input_shape: Sequence[int], outputs:
     kind = str(model.get("_target_")).removeprefix("hw1.models.")
     if kind in ("cnn", "lenet5") and len(input_shape) != 3:
         raise UserError(f"model={kind}: needs images (C, H, W); the data set's inputs have shape {tuple(input_shape)}")
+    if kind == "lenet5" and tuple(input_shape[-2:]) not in ((28, 28), (32, 32)):
+        raise UserError(f"model=lenet5: needs images of 28×28 or 32×32; these have {input_shape[-2]}×{input_shape[-1]}")
     if kind == "cnn" and model["depth"] > cnn_max_depth(input_shape):
         raise UserError(
             f"depth={model['depth']}: must be at most {cnn_max_depth(input_shape)}, since each block halves the image "

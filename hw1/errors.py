@@ -21,3 +21,8 @@ def shortened(value: object, longest: int = LONGEST) -> str:
     """A value as it goes into a message: its beginning, where it is long."""
     text = str(value)
     return text if len(text) <= longest else text[: longest - 1] + "…"
+
+
+def written(value: object) -> str:
+    """A value as it is typed on the command line: null, true and false in small letters."""
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

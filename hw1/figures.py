@@ -1,5 +1,6 @@
 """How figures look, and how they reach the disk. The one owner of matplotlib, with the experiments' `draw`."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,11 +11,14 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
 
+from hw1.errors import one_line, written
 from hw1.experiments import Experiment, Tables
 from hw1.quantities import quantity
 from hw1.statistics import mean_interval
+
+log = logging.getLogger(__name__)
 
 # Okabe & Ito's palette, told apart by the colour-blind; its yellow left out, which white paper swallows.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
@@ -45,17 +49,23 @@ def new_figure(rows: int, columns: int, width: float, height: float, **keys: Any
     return figure, figure.subplots(rows, columns, squeeze=False, **keys)
 
 
-def draw(folder: Path, experiment: Experiment, tables: Tables, swept: list[str]) -> None:
+def draw(folder: Path, experiment: Experiment, tables: Tables, swept: list[str]) -> str:
     """Let an experiment draw its tables in the house style, and write each figure as `<name>.png` (300 dpi) and `.svg`.
 
-    Files are replaced atomically. The same tables give the same bytes.
+    Files are replaced atomically; the same tables give the same bytes.
+    Returns: "" or, in one line, why a figure could not be drawn, which must cost neither tables nor comparison.
     """
-    with mpl.rc_context(STYLE):  # type: ignore[arg-type]
-        for name, figure in experiment.draw(tables, swept).items():
-            for kind, metadata in (("png", {"Software": None}), ("svg", {"Date": None})):
-                scratch = folder / f".{name}.{kind}.tmp"
-                figure.savefig(scratch, format=kind, metadata=metadata)
-                scratch.replace(folder / f"{name}.{kind}")
+    try:
+        with mpl.rc_context(STYLE):  # type: ignore[arg-type]
+            for name, figure in experiment.draw(tables, swept).items():
+                for kind, metadata in (("png", {"Software": None}), ("svg", {"Date": None})):
+                    scratch = folder / f".{name}.{kind}.tmp"
+                    figure.savefig(scratch, format=kind, metadata=metadata)
+                    scratch.replace(folder / f"{name}.{kind}")
+    except Exception as error:
+        log.info("a figure could not be drawn", exc_info=error)
+        return f"{type(error).__name__}: {one_line(error)}"
+    return ""
 
 
 @dataclass(frozen=True)
@@ -66,21 +76,23 @@ class Family:
     label: str
     colour: str
     marker: str
-    place: float  # −½ to ½: its share of the room around each x, so that intervals stand side by side
+    place: float  # −½ to ½: where in the room around each x it stands, so that intervals are side by side
+    room: float  # its share of that room
 
 
 def families(table: pd.DataFrame, keys: Sequence[str]) -> list[Family]:
     """The rows of each combination of `keys`, in order of appearance; one unlabelled family without keys."""
     if not keys:
-        return [Family(table, "", COLOURS[0], MARKERS[0], 0.0)]
+        return [Family(table, "", COLOURS[0], MARKERS[0], 0.0, 1.0)]
     groups = list(table.groupby(list(keys), sort=False, dropna=False))
     return [
         Family(
             rows,
-            ", ".join(f"{key}={value}" for key, value in zip(keys, values, strict=True)),
+            ", ".join(f"{key}={written(value)}" for key, value in zip(keys, values, strict=True)),
             COLOURS[number % len(COLOURS)],
             MARKERS[number // len(COLOURS) % len(MARKERS)],
             (number + 0.5) / len(groups) - 0.5,
+            1 / len(groups),
         )
         for number, (values, rows) in enumerate(groups)
     ]
@@ -99,7 +111,7 @@ def mean_line(axes: Axes, family: Family, x: str, y: str, metric: str) -> None:
     means = np.array([interval.mean for interval in intervals])
     ends = np.array([[interval.mean - interval.low, interval.high - interval.mean] for interval in intervals]).T
     if len(family.rows) > len(intervals):
-        beside = family.rows[x] * 1.35**family.place * 1.07
+        beside = family.rows[x] * 1.35 ** (family.place + family.room / 4)
         axes.plot(beside, family.rows[y], ".", color=family.colour, alpha=0.4, markersize=7, markeredgewidth=0)
     axes.errorbar(
         places,
@@ -112,8 +124,19 @@ def mean_line(axes: Axes, family: Family, x: str, y: str, metric: str) -> None:
         linewidth=1.5,
         label=family.label,
     )
-    if scale == "logit" and axes.get_ylim()[1] > 1:
+
+
+def cap(axes: Axes, metric: str) -> None:
+    """End the axis of a quantity that cannot be above 1 there."""
+    if quantity(metric).scale == "logit" and axes.get_ylim()[1] > 1:
         axes.set_ylim(top=1)
+
+
+def legend_below(figure: Figure, axes: Axes) -> None:
+    """One legend for all panels, below them, in as many columns as the labels leave room for."""
+    handles, labels = axes.get_legend_handles_labels()
+    columns = max(1, min(4, int(figure.get_figwidth() * 14 // (max(map(len, labels), default=0) + 8))))
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize=8.5)
 
 
 def powers_axis(axes: Axes, values: Sequence[float]) -> None:
@@ -130,20 +153,23 @@ def powers_axis(axes: Axes, values: Sequence[float]) -> None:
 
 def plain_log_axis(axes: Axes) -> None:
     """A log y axis whose ticks are plain numbers, also where it spans less than a decade."""
-    axes.set_yscale("log")
+    values = [np.asarray(line.get_ydata(), dtype=float) for line in axes.get_lines()]
+    if any((each > 0).any() for each in values):  # of nothing above 0 there is no logarithm to draw
+        axes.set_yscale("log")
     low, high = axes.get_ylim()
     if low > 0 and high / low < 3:  # so narrow that only room shows what is noise
         low, high = low / 1.3, high * 1.3
         axes.set_ylim(low, high)
     plain = FuncFormatter(lambda value, _: f"{value:.3g}")
     axes.yaxis.set_major_formatter(plain)
-    if low > 0 and high / low < 20:
-        axes.yaxis.set_minor_formatter(plain)
+    axes.yaxis.set_minor_formatter(plain if low > 0 and high / low < 20 else NullFormatter())
     axes.tick_params(axis="y", which="both", labelsize=9)
 
 
-def counted(rows: pd.DataFrame, by: Sequence[str]) -> str:
-    """How many replicas stand behind a point: `n=3`, or `n=2 to 3` where some diverged or are missing."""
-    counts = rows.groupby(list(by)).size() if by else pd.Series([len(rows)])
+def counted(rows: pd.DataFrame, by: Sequence[str], column: str) -> str:
+    """How many replicas have a value in `column` at a point: `n=3`, or `n=2 to 3` where some diverged."""
+    counts = rows.groupby(list(by), dropna=False)[column].count()
+    if counts.empty:
+        return "n=0"
     low, high = int(counts.min()), int(counts.max())
     return f"n={low}" if low == high else f"n={low} to {high}"

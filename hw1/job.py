@@ -84,7 +84,8 @@ def _perform(config: Mapping[str, Any], folder: Path, side_by_side: int, result:
     tables = experiment.measure(runs)
     for name, table in tables.items():
         write_table(folder / f"{name}.csv", table)
-    figures.draw(folder, experiment, tables, [])
+    if problem := figures.draw(folder, experiment, tables, []):
+        log.warning("a figure could not be drawn: %s", problem)
 
 
 def threads_of(requested: int | str, side_by_side: int) -> int:

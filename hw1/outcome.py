@@ -47,19 +47,29 @@ def report(planned: "Planned", console: Console) -> int:
                 file = folder / "error.txt"  # which a killed one has not
                 print(file.read_text(encoding="utf-8") if file.exists() else state["error"], file=sys.stderr)
     if not planned.multirun and states[0].get("status") == "failed":
-        Console(stderr=True).print(f"error: {states[0]['error']}", markup=False, highlight=False, soft_wrap=True)
+        print(f"error: {states[0]['error']} (see {shown(planned.folder / 'error.txt')})", file=sys.stderr)
         return BAD_INPUT if states[0].get("bad_input") else FAILED
+    if not planned.multirun and states[0].get("status") != "ok":
+        console.print(states[0].get("status", "not started"), markup=False, highlight=False)
     console.print(f"results: {shown(planned.folder)}", markup=False, highlight=False, soft_wrap=True)
-    return OK if all(state.get("status") == "ok" for state in states) else FAILED
+    if all(state.get("status") == "ok" for state in states):
+        return OK
+    console.print("the same command again trains only what is missing", markup=False, highlight=False)
+    return FAILED
 
 
 def _compare_sweep(planned: "Planned", console: Console) -> None:
     written = results.write(planned.folder)
     sweep = written.sweep
-    if written.tables:
-        job = planned.jobs[0]
-        experiment = parts.build(job.config["experiment"], allow=job.config["allow_targets"])
-        figures.draw(planned.folder, experiment, written.tables, list(sweep.keys))
+    # A sweep over experiments has tables of each, and each draws its own.
+    several = "experiment" in sweep.keys
+    for name, job in {job.values.get("experiment"): job for job in planned.jobs}.items():
+        own = {table: rows[rows["experiment"] == name] if several else rows for table, rows in written.tables.items()}
+        own = {table: rows.dropna(axis=1, how="all") if several else rows for table, rows in own.items() if len(rows)}
+        if own:
+            experiment = parts.build(job.config["experiment"], allow=job.config["allow_targets"])
+            if problem := figures.draw(planned.folder, experiment, own, list(sweep.keys)):
+                print(f"warning: a figure could not be drawn: {problem}", file=sys.stderr)
     compare.render(sweep, console)
     for line in compare.finding(sweep).splitlines():
         console.print(Text(line, style="bold"), soft_wrap=True)
@@ -87,4 +97,6 @@ def _say_training(states: list[dict[str, Any]], console: Console) -> None:
         which = "the run was" if len(runs) == 1 else f"all {len(runs)} runs were"
         console.print(f"nothing trained: {which} in the store", markup=False, highlight=False)
     elif 0 < trained < len(runs):
-        console.print(f"{trained} runs trained, {len(runs) - trained} were in the store", markup=False, highlight=False)
+        console.print(
+            f"trained: {trained} of {len(runs)} runs; the others were in the store", markup=False, highlight=False
+        )

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from hw1.errors import UserError
+from hw1.errors import UserError, one_line, shortened, written
 
 UNBOUNDED = 10**9  # bounds from here on are not worth naming
 
@@ -305,6 +305,4 @@ def _fits(value: Any, hint: Any) -> bool:
 
 
 def _show(value: Any) -> str:
-    text = "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
-    text = " ".join(text.split()) if isinstance(value, str) else text
-    return text if len(text) <= 80 else text[:77] + "..."
+    return shortened(one_line(written(value)))

@@ -55,7 +55,10 @@ class Interval:
         if math.isnan(self.low) or self.low == self.high:
             # no spread to take the digits from; equal replicas (a parameter count) need no brackets of zero width
             return _without_zeros(number(self.mean, self.decimals(), signed))
-        mean, low, high = (number(value, self.decimals(), signed) for value in (self.mean, self.low, self.high))
+        decimals = self.decimals()
+        if signed and self.excludes(0):  # and must be seen to: no end of it may be rounded to 0
+            decimals = max(decimals, *(-_exponent(end, 1) for end in (self.low, self.high)))
+        mean, low, high = (number(value, decimals, signed) for value in (self.mean, self.low, self.high))
         return f"{mean} [{low}, {high}]"
 
     def __str__(self) -> str:
@@ -189,8 +192,8 @@ def _welch(a: Array, b: Array) -> tuple[float, float, float]:
 
 
 def _p_value(mean: float, error: float, freedom: float) -> float:
-    if error == 0:
-        return 1.0 if mean == 0 else 0.0
+    if error == 0:  # no spread to judge a difference by: a few equal accuracies are no certainty
+        return 1.0 if mean == 0 else math.nan
     return float(2 * stdtr(freedom, -abs(mean / error)))
 
 

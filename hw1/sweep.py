@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hw1 import __version__, checks, compose, parts
+from hw1.errors import UserError, written
 from hw1.files import write_json
 from hw1.job import cores
 from hw1.recipe import forget_datasets
@@ -23,7 +24,7 @@ class Job:
 
     def name(self, keys: Sequence[str]) -> str:
         """`batch_size=16, depth=2` of the swept keys."""
-        return ", ".join(f"{key}={self.values[key]}" for key in keys)
+        return ", ".join(f"{key}={written(self.values[key])}" for key in keys)
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,10 @@ def write_plan(planned: Planned, command: str) -> None:
 
     In a folder that was used before, the planned jobs are no longer what they were.
     """
-    planned.folder.mkdir(parents=True, exist_ok=True)
+    try:
+        planned.folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"output folder {planned.folder}: {error.strerror} (errno {error.errno})") from error
     for folder in planned.folders:
         (folder / RESULT).unlink(missing_ok=True)
         (folder / "error.txt").unlink(missing_ok=True)

@@ -133,7 +133,6 @@ class _Learner:
         dropout = any(isinstance(part, Dropout) for part in self.model.modules())
         self.mask_shapes = dropout_shapes(self.model, shape) if dropout else {}
         self.mask_seeds = [seed_of("dropout", order_seed, replica) for replica in replicas]
-        self.shape = shape
         if self.stacked:
             self.parameters, self.buffers = torch.func.stack_module_state(models)
         else:

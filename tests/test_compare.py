@@ -228,12 +228,14 @@ def test_the_same_job_twice_counts_once(tmp_path: Path) -> None:
     assert results.write(folder).comparison["softmax_jacobian_n"].tolist() == [2]
 
 
-def test_two_keys_name_both_conditions(tmp_path: Path) -> None:
+def test_two_keys_compare_the_ends_of_the_first_at_each_value_of_the_other(tmp_path: Path) -> None:
     jobs = [{"batch_size": size, "depth": depth} for size in (16, 64) for depth in (1, 2)]
     folder = make(tmp_path, jobs, [[0.40, 0.42, 0.44], [0.3, 0.31, 0.33], [0.20, 0.22, 0.25], [0.28, 0.3, 0.3]])
     said = compare.finding(results.read_sweep(folder))
-    assert "from batch_size=16, depth=1 to batch_size=64, depth=1: " in said
-    assert said.endswith("n=3 (simultaneous over 3 comparisons).")
+    first, second = said.splitlines()
+    assert first.startswith("softmax sensitivity falls from batch_size 16 to 64 at depth=1: 0.420 → 0.223")
+    assert "at depth=2" in second
+    assert second.endswith("n=3 (simultaneous over 2 comparisons): not resolved.")
     assert [len(condition.jobs) for condition in results.read_sweep(folder).conditions] == [1] * 4
 
 
@@ -313,3 +315,40 @@ def test_many_metrics_fit_the_width(sweep_folder: Path, width: int) -> None:
     assert heads.index("softmax") < heads.index("accuracy")
     assert "…" not in printed
     assert "more metrics in comparison.csv" in printed
+
+
+def test_a_difference_without_spread_is_not_resolved(tmp_path: Path) -> None:
+    folder = make(tmp_path, [{"batch_size": 16}, {"batch_size": 64}], [[0.5, 0.6], [0.25, 0.35]])
+    sweep = results.read_sweep(folder)
+    assert compare.finding(sweep).endswith("n=2, no spread between replicas to judge it by: not resolved.")
+    assert compare.marks(sweep, "softmax_jacobian") == ["~", "*"]
+
+
+def test_a_single_survivor_is_neither_best_nor_worse(tmp_path: Path) -> None:
+    nan = math.nan
+    folder = make(
+        tmp_path, [{"batch_size": b} for b in (1, 2, 4)], [[0.1, nan, nan], [0.2, 0.21, 0.2], [0.4, 0.41, 0.42]]
+    )
+    assert compare.marks(results.read_sweep(folder), "softmax_jacobian") == ["~", "*", ""]
+
+
+@pytest.mark.parametrize(
+    ("metric", "key", "same"),
+    [
+        ("test_loss", "loss", False), ("test_loss", "loss.label_smoothing", False), ("test_loss", "batch_size", True),
+        ("test_loss", "loss_scale", True), ("softmax_jacobian", "dataset.standardize", False),
+        ("softmax_jacobian", "dataset.subset", True), ("test_accuracy", "loss", True),
+        ("test_mae", "dataset.target", False),
+    ],
+)  # fmt: skip
+def test_metrics_whose_meaning_a_key_changes_are_not_compared(
+    tmp_path: Path, metric: str, key: str, same: bool
+) -> None:
+    assert compare.changes_meaning(metric, ["depth", key]) == (None if same else key)
+
+
+def test_what_changes_its_meaning_gets_neither_mark_nor_claim(tmp_path: Path) -> None:
+    folder = make(tmp_path, [{"dataset.standardize": v} for v in (True, False)], [[0.1, 0.11], [0.3, 0.31]])
+    sweep = results.read_sweep(folder)
+    assert compare.marks(sweep, "softmax_jacobian") == ["", ""]
+    assert "dataset.standardize changes what it measures" in compare.finding(sweep)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from hw1.laboratory import Run
 
 Tables = dict[str, pd.DataFrame]
+SEEDS = ("seed", "init_seed", "order_seed")  # swept, they replicate: no condition of their own
 
 
 class Experiment(Protocol):
@@ -46,8 +47,9 @@ class Experiment(Protocol):
 
 def summary(run: "Run") -> pd.DataFrame:
     """What every training can say of itself: a row per replica with its status, final metrics, steps and size."""
-    final = run.final.drop(columns=["epoch", "step", "learning_rate", "status"])
+    final = run.final.drop(columns=["epoch", "learning_rate", "status"]).rename(columns={"step": "steps"})
     if {"train_accuracy", "test_accuracy"} <= set(final):
         final["generalisation_gap"] = final["train_accuracy"] - final["test_accuracy"]
     final.insert(0, "status", run.status)
-    return final.assign(steps=run.info["steps"], parameters=run.info["parameters"]).reset_index()
+    final["steps"] = final.pop("steps")  # those taken, fewer where a replica diverged
+    return final.assign(parameters=run.info["parameters"]).reset_index()

@@ -12,7 +12,7 @@ import pandas as pd
 
 from hw1.data import Dataset
 from hw1.errors import UserError
-from hw1.experiments import Tables, summary
+from hw1.experiments import SEEDS, Tables, summary
 from hw1.quantities import quantity
 from hw1.recipe import Recipe
 
@@ -62,28 +62,36 @@ class Function:
         """`function`: prediction against truth, every replica thin and their mean thick; and training loss by epoch."""
         from hw1 import figures
 
-        keys = [key for key in swept if key not in ("seed", "init_seed", "order_seed")]
-        figure, grid = figures.new_figure(1, 2, 11, 4.4)
+        keys = [key for key in swept if key not in SEEDS]
+        one = [key for key in swept if key in SEEDS] + ["replica"]
+        figure, grid = figures.new_figure(1, 2, 11, 4.8)
         left, right = grid[0]
-        truth = tables["prediction"].drop_duplicates("x").sort_values("x")
-        left.plot(truth["x"], truth["target"], color="black", linewidth=3, alpha=0.25, label="truth")
-        for family in figures.families(tables["prediction"], keys):
-            rows, colour, label = family.rows, family.colour, family.label
-            for _, one in rows.groupby("replica"):
-                left.plot(one["x"], one["prediction"], color=colour, linewidth=0.6, alpha=0.4)
-            mean = rows.groupby("x")["prediction"].mean()
-            left.plot(mean.index, mean, color=colour, linewidth=1.6, label=label or "mean of the networks")
-        left.set(xlabel="x (test points, none of them trained on)", ylabel="f(x)", title="prediction")
-        left.legend(fontsize=8.5)
+        families = figures.families(tables["prediction"], keys)
+        truths = [family.rows.drop_duplicates("x").sort_values("x")[["x", "target"]] for family in families]
+        shared = all(truth.to_numpy().tolist() == truths[0].to_numpy().tolist() for truth in truths)
+        for family, truth in zip(families, truths, strict=True):
+            if shared and family is families[0]:
+                left.plot(truth["x"], truth["target"], color="black", linewidth=3, alpha=0.25, label="truth")
+            elif not shared:
+                left.plot(truth["x"], truth["target"], color=family.colour, linewidth=4, alpha=0.2)
+            for _, rows in family.rows.groupby(one):
+                left.plot(rows["x"], rows["prediction"], color=family.colour, linewidth=0.6, alpha=0.4)
+            mean = family.rows.groupby("x")["prediction"].mean()
+            left.plot(
+                mean.index, mean, color=family.colour, linewidth=1.6, label=family.label or "mean of the networks"
+            )
+        how = "grey" if shared else "broad and pale"
+        left.set(xlabel="x (test points, none of them trained on)", ylabel="f(x)", title=f"prediction ({how}: truth)")
         for family in figures.families(tables["history"], keys):
-            rows, colour, label = family.rows, family.colour, family.label
-            for _, one in rows.groupby("replica"):
-                right.plot(one["epoch"], one["train_loss"], color=colour, linewidth=0.6, alpha=0.4)
-            mean = rows.groupby("epoch")["train_loss"].apply(lambda losses: np.exp(np.log(losses).mean()))
-            right.plot(mean.index, mean, color=colour, linewidth=1.6, label=label or "geometric mean")
+            for _, rows in family.rows.groupby(one):
+                right.plot(rows["epoch"], rows["train_loss"], color=family.colour, linewidth=0.6, alpha=0.4)
+            mean = np.exp(np.log(family.rows["train_loss"]).groupby(family.rows["epoch"]).mean())
+            right.plot(mean.index, mean, color=family.colour, linewidth=1.6)
         figures.plain_log_axis(right)
-        right.set(xlabel="epoch", ylabel=quantity("train_loss").label, title="training")
-        right.legend(fontsize=8.5)
-        replicas = tables["history"]["replica"].nunique()
-        figure.suptitle(f"Function simulation; thin lines: each of {replicas} replicas", fontsize=11)
+        right.set(xlabel="epoch", ylabel=f"{quantity('train_loss').label} (log axis)", title="training")
+        figures.legend_below(figure, left)
+        n = figures.counted(tables["history"].drop_duplicates([*keys, *one]), keys or ["epoch"], "replica")
+        figure.suptitle(
+            f"Function simulation; thin: each replica, thick: their mean (of losses geometric), {n}", fontsize=11
+        )
         return {"function": figure}

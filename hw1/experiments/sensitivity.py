@@ -5,15 +5,17 @@ larger batch takes fewer steps, so a difference between batch sizes is one of bo
 `schedule.scaling` the ratio of rate to batch. Sensitivity near the data says nothing of points far from it.
 """
 
+import textwrap
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import numpy as np
 import pandas as pd
+from pandas.api.types import is_numeric_dtype
 
 from hw1.data import Dataset
 from hw1.errors import UserError
-from hw1.experiments import Tables, summary
+from hw1.experiments import SEEDS, Tables, summary
 from hw1.quantities import quantity
 from hw1.recipe import Recipe
 from hw1.schema import Range
@@ -75,42 +77,47 @@ class Sensitivity:
         return {name: getattr(found, name).mean().item() for name in MEASURES}
 
     def draw(self, tables: Tables, swept: list[str]) -> "dict[str, Figure]":
-        """`sensitivity`: each measure (log axis) and the test accuracy against the batch size (log₂ axis)."""
+        """`sensitivity`: each measure (log axis) and the test accuracy against the batch size (log₂ axis).
+
+        Where another positive number was swept and the batch size was not, that number takes its place.
+        """
         from hw1 import figures
 
         table = tables["sensitivity"]
-        others = [key for key in swept if key not in ("batch_size", "seed", "init_seed", "order_seed")]
+        keys = [key for key in swept if key not in SEEDS]
+        numeric = [key for key in keys if is_numeric_dtype(table[key]) and table[key].gt(0).all()]
+        x = "batch_size" if "batch_size" in keys or not numeric else numeric[0]
+        others = [key for key in keys if key != x]
         figure, grid = figures.new_figure(2, 2, 9.6, 7.2, sharex=True)
         first = table[table["measure"] == MEASURES[0]]
         panels = [(name, table[table["measure"] == name], "sensitivity") for name in MEASURES]
         panels.insert(1, ("test_accuracy", first, "test_accuracy"))
         for axes, (metric, rows, column) in zip(grid.flat, panels, strict=True):
             for family in figures.families(rows, others):
-                figures.mean_line(axes, family, "batch_size", column, metric)
+                figures.mean_line(axes, family, x, column, metric)
             what = quantity(metric)
             axes.set_title(what.label)
             log = " (log axis)" if what.scale == "log" else ""
-            axes.set_ylabel(_wrapped(what.definition + log), fontsize=8.5)
-            figures.powers_axis(axes, table["batch_size"].tolist())
+            axes.set_ylabel(textwrap.fill(what.definition + log, 44), fontsize=8.5)
+            figures.powers_axis(axes, table[x].tolist())
+            figures.cap(axes, metric)
             if log:
                 figures.plain_log_axis(axes)
             axes.tick_params(axis="y", labelsize=9)
+        name = "batch size (examples per step, log₂ axis)" if x == "batch_size" else f"{x} (log₂ axis)"
         for axes in grid[1]:
-            axes.set_xlabel("batch size (examples per step, log₂ axis)")
+            axes.set_xlabel(name)
         if others:
-            figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8.5)
-        n = figures.counted(first.dropna(subset=["sensitivity"]), ["batch_size", *others])
+            figures.legend_below(figure, grid[0, 0])
+        n = figures.counted(first, [x, *others], "sensitivity")
         bars = "mean and 95 % t-interval over replicas, each a dot" if n != "n=1" else "one replica, no interval"
-        title = "Input sensitivity of trained networks against batch size"
-        figure.suptitle(f"{title}\n{bars}, {n}; input unit: {table['unit'].iloc[0]}", fontsize=11)
+        title = f"Input sensitivity of trained networks against {x.replace('_', ' ')}"
+        unit = "; or ".join(table["unit"].unique())
+        figure.suptitle(
+            textwrap.fill(f"{title}\n{bars}, {n}; input unit: {unit}", 110, replace_whitespace=False), fontsize=11
+        )
         return {"sensitivity": figure}
 
 
 def _order(column: pd.Series) -> pd.Series:
     return column.map({name: place for place, name in enumerate(MEASURES)}) if column.name == "measure" else column
-
-
-def _wrapped(text: str) -> str:
-    import textwrap
-
-    return "\n".join(textwrap.wrap(text, 52))
