@@ -30,7 +30,7 @@ from hw1.statistics import (
     welch_p_value,
 )
 
-FINITE_TEST_SET = "Not in the intervals: the finite test set (±0.27 points at 98 % on 10,000 images), shared by all."
+FINITE_TEST_SET = "Not in the intervals: the finite test set, such as ±0.27 points at 98 % on 10,000 images."
 LEGEND = "* best   ~ not told apart from it: the difference includes 0 (paired t, Welch where nothing pairs; Holm)"
 NO_SPREAD = "no spread between replicas to judge it by: not resolved"
 SINGLE = "n=1: no interval, nothing can be concluded"
@@ -215,7 +215,7 @@ def _metric_column(sweep: Sweep, name: str) -> Column:
 
 def _notes(sweep: Sweep, shown: Sequence[str]) -> list[str]:
     counts = [np.isfinite(sweep.replicates.metrics[name]).sum(axis=1) for name in shown]
-    several = len(sweep.conditions) > 1 and bool(shown)
+    several = any("*" in marks(sweep, name) for name in shown)
     notes = []
     if counts and np.max(counts) > 1:
         notes += [LEGEND] if several else []

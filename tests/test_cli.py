@@ -274,7 +274,7 @@ def test_a_job_that_fails_lets_the_others_run(tmp_path, own_nets):
 def test_a_single_job_that_fails(tmp_path, own_nets):
     done = run_program(tmp_path, [*OWN_NET, "+model.hidden=4"], env=own_nets)
     assert done.code == 1
-    assert done.err == "error: RuntimeError: no four, please\n"
+    assert re.fullmatch(r"error: RuntimeError: no four, please \(see .*error.txt\)\n", done.err)
     assert done.out == ""
     assert read(sweep_folder(done) / "result.json")["status"] == "failed"
 
