@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from hw1 import parts
 from hw1.errors import UserError, one_line
 from hw1.files import write_json, write_table
-from hw1.recipe import Recipe
+from hw1.recipe import Recipe, load_dataset
 from hw1.store import Store
 from hw1.terminal import PROGRESS, RESULT, Reporter
 
@@ -68,13 +68,14 @@ def _perform(config: Mapping[str, Any], folder: Path, side_by_side: int, result:
         Path(config["data_dir"]),
         tuple(config["allow_targets"]),
     )
-    machine.set_up_process(here.threads)
     result["environment"] = machine.environment(here)
     reporter = Reporter(folder, log.info)
     store = Store(Path(config["store"]))
     command = ["python", "-m", "hw1", *HydraConfig.get().overrides.task]
     lab = laboratory.Laboratory(store, here, reporter, reporter.stage, command)
     base = Recipe.from_config(config, here.device.partition(":")[0])
+    load_dataset(base, here.data_dir, here.allow_targets)  # while freed memory still goes back to the system
+    machine.set_up_process(here.threads)
     runs = {name: lab.run(recipe) for name, recipe in experiment.recipes(base).items()}
     result["runs"] = {
         name: {"key": run.key, "trained": lab.used[run.key], "network": run.info["architecture"]}
