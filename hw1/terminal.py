@@ -103,7 +103,8 @@ class Display:
         )
 
     def __enter__(self) -> "Display":
-        self.progress.start()
+        if self.console.is_terminal:  # elsewhere some versions of rich print an empty line
+            self.progress.start()
         self.thread.start()
         return self
 
@@ -111,7 +112,8 @@ class Display:
         self.stop.set()
         self.thread.join()
         self._look()
-        self.progress.stop()
+        if self.console.is_terminal:
+            self.progress.stop()
 
     def _watch(self) -> None:
         while not self.stop.wait(POLL_SECONDS):

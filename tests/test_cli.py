@@ -337,7 +337,10 @@ def _one_done_two_training(folder: Path) -> bool:
         done = read(folder / "0" / "result.json")["status"] == "ok"
     except (OSError, ValueError):
         return False
-    return done and all((folder / number / ".progress.json").exists() for number in "12")
+    try:
+        return done and all("epoch" in read(folder / number / ".progress.json")["words"] for number in "12")
+    except (OSError, ValueError):
+        return False
 
 
 def _workers(group: int) -> list[int]:

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from hw1 import compare, results
 from hw1.errors import UserError
+from hw1.files import read_table
 from hw1.statistics import mean_interval
 
 Values = list[list[float]]
@@ -56,7 +57,7 @@ def rendered(folder: Path, width: int = 100) -> str:
 
 def test_complete_sweep(sweep_folder: Path) -> None:
     written = results.write(sweep_folder)
-    frame = pd.read_csv(sweep_folder / "comparison.csv")
+    frame = read_table(sweep_folder / "comparison.csv")
     assert list(frame.columns[:3]) == ["batch_size", "status", "diverged"]
     assert frame["batch_size"].tolist() == [16, 64, 256]
     assert frame["status"].tolist() == ["ok"] * 3
@@ -266,7 +267,7 @@ def test_tables_are_concatenated_with_overrides_first(sweep_folder: Path) -> Non
         history.to_csv(sweep_folder / str(job) / "history.csv", index=False)
     written = results.write(sweep_folder)
     assert list(written.tables) == ["history", "summary"]
-    stored = pd.read_csv(sweep_folder / "history.csv")
+    stored = read_table(sweep_folder / "history.csv")
     assert list(stored.columns) == ["batch_size", "epoch", "train_loss"]  # moved, not doubled
     assert stored["batch_size"].tolist() == [16, 16, 64, 256, 256, 256]
     assert stored["train_loss"].tolist() == [0.1 + 0.2] * 6
