@@ -122,6 +122,7 @@ def _check_writable(what: str, folder: Path, or_there: bool = False) -> None:
 
 
 def check_secrets(raw: Mapping[str, Any]) -> None:
+    """Refuse environment variables in a raw config: what they hold would be stored with the run."""
     for key, value in _leaves(raw):
         if (
             isinstance(value, str)

@@ -154,6 +154,7 @@ def _check_sweeps(swept: Sequence[Override], multirun: bool) -> None:
 
 @contextmanager
 def open_composer(config_dir: str | None) -> Iterator["Composer"]:
+    """Hydra, ready to compose from conf/ and a folder of the user's own. Raises: UserError for what it objects to."""
     if config_dir is not None and not Path(config_dir).is_dir():
         raise UserError(f"--config-dir {config_dir}: there is no such folder")
     search = create_config_search_path(str(conf_dir()))
