@@ -6,13 +6,14 @@ No Hydra here and no torch, unless a part of torch's or the user's own must be l
 import inspect
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any
 
 from hw1 import parts, schema
 from hw1.errors import UserError, shortened
+from hw1.experiments import Experiment
 from hw1.recipe import Recipe, check_fits, load_dataset
 
 BY_THE_MODEL = ("depth", "width", "budget", "alpha")  # top-level names that only some parts read
@@ -62,8 +63,10 @@ def _check_other(name: str, node: Mapping[str, Any], allow: Sequence[str]) -> No
     if name == "optimizer" and bases and "torch.optim.optimizer.Optimizer" not in bases:
         raise UserError(f"{key}={node['_target_']}: is no optimizer, such as torch.optim.SGD")
     if name == "experiment":
-        if not (is_dataclass(found) and isinstance(found, type) and hasattr(found, "measure")):
-            raise UserError(f"{key}={node['_target_']}: is no experiment: a dataclass with recipes, measure and draw")
+        if not (is_dataclass(found) and isinstance(found, type) and issubclass(found, Experiment)):
+            raise UserError(
+                f"{key}={node['_target_']}: is no experiment: a dataclass that is a hw1.experiments.Experiment"
+            )
         schema.check_keys(node, found, "experiment.")
         return
     if name == "dataset":
@@ -85,11 +88,14 @@ def _check_call(name: str, target: Callable[..., Any], node: Mapping[str, Any], 
         raise UserError(f"{name}._target_={node['_target_']}: {error}") from error
 
 
-def check_together(configs: Sequence[Mapping[str, Any]], typed: set[str], folder: Path) -> None:
+def check_together(jobs: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]], typed: set[str], folder: Path) -> None:
     """Check what needs a look at the data, the device or the disk.
 
+    Args:
+        jobs: of each its config, and by name those of the runs that its experiment needs.
     Raises: UserError.
     """
+    configs = [config for config, _ in jobs]
     if {"epochs", "steps"} <= typed and all(config["steps"] is not None for config in configs):
         raise UserError("epochs and steps are both given: choose one")
     if any(config["epochs"] is None and config["steps"] is None for config in configs):
@@ -98,14 +104,19 @@ def check_together(configs: Sequence[Mapping[str, Any]], typed: set[str], folder
         from hw1.machine import resolve_device  # torch: only for those who ask for a certain device
 
         resolve_device(device)
-    for config in configs:
-        allow = tuple(config["allow_targets"])
-        recipe = Recipe.from_config(config, "cpu")
+    for config, variants in jobs:
         _check_writable("store", Path(config["store"]), or_there=True)  # hits are of use where nothing can be written
-        dataset = load_dataset(recipe, Path(config["data_dir"]), allow)
-        parts.build(config["experiment"], allow=allow).check(dataset)
-        check_fits(recipe, dataset)
+        _check_data(config, {name: Recipe.from_config(variant, "cpu") for name, variant in variants.items()})
     _check_writable("output folder", folder)
+
+
+def _check_data(config: Mapping[str, Any], recipes: Mapping[str, Recipe]) -> None:
+    data_dir, allow = Path(config["data_dir"]), tuple(config["allow_targets"])
+    experiment = parts.build(config["experiment"], allow=allow)
+    for recipe in recipes.values():
+        dataset = load_dataset(recipe, data_dir, allow)
+        experiment.check(dataset, recipes)
+        check_fits(recipe, dataset)
 
 
 def _check_writable(what: str, folder: Path, or_there: bool = False) -> None:
@@ -143,6 +154,12 @@ def check_use(raw: Mapping[str, Any], typed: set[str]) -> None:
         if key in typed and not readers:
             owner = "experiment" if key == "alpha" else f"model {name}"
             raise UserError(f"{key} is not used: the chosen {owner} has no {key}")
+
+
+def check_overruled(variants: Iterable[Mapping[str, Any]], typed: set[str]) -> None:
+    """Refuse a typed key that every variant which an experiment asks for sets anew."""
+    for key in set.intersection(*map(set, variants)) & typed:
+        raise UserError(f"{key} is not used: the experiment sets it anew for each of its networks")
 
 
 def check_sizing(model: Mapping[str, Any], typed: set[str]) -> None:

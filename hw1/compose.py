@@ -32,7 +32,7 @@ from yaml import YAMLError
 
 from hw1 import schema
 from hw1.errors import LONGEST, UserError, one_line, shortened
-from hw1.job import execute
+from hw1.job import execute, plain
 from hw1.paths import conf_dir
 
 FIXED = {  # settings of Hydra that hw1 makes
@@ -61,9 +61,10 @@ class Grid:
 
 @dataclass(frozen=True)
 class Point:
-    """One job of a grid: its overrides as values by key, and its config without Hydra's part, raw and resolved."""
+    """One job of a grid: its overrides as values by key, and its config without Hydra's part, also raw and resolved."""
 
     values: dict[str, Any]
+    config: DictConfig
     raw: dict[str, Any]
     resolved: dict[str, Any]
 
@@ -275,13 +276,13 @@ class Composer:
         config = self.compose(words)
         raw = cast("dict[str, Any]", OmegaConf.to_container(config, resolve=False))
         del raw["hydra"]
-        plain = OmegaConf.masked_copy(config, list(raw))
+        own = OmegaConf.masked_copy(config, list(raw))
         try:
-            resolved = cast("dict[str, Any]", OmegaConf.to_container(plain, resolve=True))
+            resolved = plain(own)
         except OmegaConfBaseException as error:
             raise UserError(_reason(error)) from error
         values = {override.get_key_element().lstrip("+"): _value(override) for override in self.parse(words)}
-        return Point(values, raw, resolved)
+        return Point(values, own, raw, resolved)
 
 
 def _value(override: Override) -> Any:

@@ -4,16 +4,18 @@ import logging
 import os
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from hw1 import parts
-from hw1.errors import UserError, one_line
+from hw1.errors import UserError, one_line, shortened
+from hw1.experiments import Experiment
 from hw1.files import write_json, write_table
 from hw1.recipe import Recipe, load_dataset
 from hw1.store import Store
@@ -27,19 +29,20 @@ def execute(config: DictConfig) -> None:
 
     Nothing that goes wrong in a job is raised: under some launchers that would end the others. Ctrl-C is.
     """
-    hydra = HydraConfig.get()
-    folder = Path(hydra.runtime.output_dir)
-    side_by_side = int(hydra.launcher.get("n_jobs") or 1) if hydra.mode == RunMode.MULTIRUN else 1
+    settings = HydraConfig.get()
+    folder = Path(settings.runtime.output_dir)
+    side_by_side = int(settings.launcher.get("n_jobs") or 1) if settings.mode == RunMode.MULTIRUN else 1
     result: dict[str, Any] = {
         "status": "running",
-        "overrides": dict(word.split("=", 1) for word in hydra.overrides.task if "=" in word),
+        "overrides": dict(word.split("=", 1) for word in settings.overrides.task if "=" in word),
         "runs": {},
+        "findings": [],
         "error": None,
     }
     started = time.perf_counter()
     write_json(folder / RESULT, result)
     try:
-        _perform(OmegaConf.to_container(config, resolve=True), folder, side_by_side, result)  # type: ignore[arg-type]
+        _perform(config, folder, side_by_side, result)
         result["status"] = "ok"
     except KeyboardInterrupt:
         result["status"], result["error"] = "interrupted", "stopped by Ctrl-C"
@@ -58,8 +61,9 @@ def execute(config: DictConfig) -> None:
         (folder / PROGRESS).unlink(missing_ok=True)
 
 
-def _perform(config: Mapping[str, Any], folder: Path, side_by_side: int, result: dict[str, Any]) -> None:
-    experiment = parts.build(config["experiment"], allow=config["allow_targets"])
+def _perform(composed: DictConfig, folder: Path, side_by_side: int, result: dict[str, Any]) -> None:
+    config = plain(composed)
+    experiment: Experiment = parts.build(config["experiment"], allow=config["allow_targets"])
     from hw1 import figures, laboratory, machine  # with torch and matplotlib: seconds that bad input need not wait for
 
     here = machine.Machine(
@@ -71,22 +75,82 @@ def _perform(config: Mapping[str, Any], folder: Path, side_by_side: int, result:
     result["environment"] = machine.environment(here)
     reporter = Reporter(folder, log.info)
     store = Store(Path(config["store"]))
-    command = ["python", "-m", "hw1", *HydraConfig.get().overrides.task]
-    lab = laboratory.Laboratory(store, here, reporter, reporter.stage, command)
-    base = Recipe.from_config(config, here.device.partition(":")[0])
+    words = list(HydraConfig.get().overrides.task)
+    lab = laboratory.Laboratory(store, here, reporter, reporter.stage, ["python", "-m", "hw1", *words])
+    device = here.device.partition(":")[0]
+    base = Recipe.from_config(config, device)
+    recipes = {
+        name: Recipe.from_config(variant, device) for name, variant in variants(composed, experiment, base, words)
+    }
     load_dataset(base, here.data_dir, here.allow_targets)  # while freed memory still goes back to the system
     machine.set_up_process(here.threads)
-    runs = {name: lab.run(recipe) for name, recipe in experiment.recipes(base).items()}
+    # Jobs of a sweep may need the same runs: each begins with another one, not to wait for its neighbour's training.
+    first = HydraConfig.get().job.num % len(recipes) if side_by_side > 1 else 0
+    names = list(recipes)
+    found = {name: lab.run(recipes[name]) for name in names[first:] + names[:first]}
+    runs = {name: found[name] for name in names}
     result["runs"] = {
         name: {"key": run.key, "trained": lab.used[run.key], "network": run.info["architecture"]}
         for name, run in runs.items()
     }
     reporter.stage("measuring")
     tables = experiment.measure(runs)
+    conclusion = experiment.conclude(tables, [])
+    tables |= conclusion.tables
+    result["findings"] = list(conclusion.sentences)
     for name, table in tables.items():
         write_table(folder / f"{name}.csv", table)
     if problem := figures.draw(folder, experiment, tables, []):
         log.warning("a figure could not be drawn: %s", problem)
+
+
+def plain(config: DictConfig) -> dict[str, Any]:
+    """A config as resolved plain containers."""
+    return cast("dict[str, Any]", OmegaConf.to_container(config, resolve=True))
+
+
+def variants(
+    config: DictConfig, experiment: Experiment, base: Recipe, words: Sequence[str]
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The config of each run that an experiment needs, by its name for it: `config`, which comes of `words`, varied.
+
+    Raises: UserError for a key that the config has not; whatever Hydra raises for an option that there is not.
+    """
+    for name, overrides in experiment.recipes(base).items():
+        yield name, plain(_varied(config, overrides, words))
+
+
+def _varied(config: DictConfig, overrides: Mapping[str, Any], words: Sequence[str]) -> DictConfig:
+    """A config with further overrides, an option of a group among them: it behaves as if they had been typed last."""
+    changes = dict(_flat(overrides))
+    if changes.get("epochs") is not None:
+        changes.setdefault("steps", None)  # which would go before it
+    groups = {key: value for key, value in changes.items() if isinstance(value, str) and _is_node(config, key)}
+    if groups:  # anew, as the option may set more than its node
+        kept = [word for word in words if word.partition("=")[0] not in groups]
+        config = hydra.compose("config", [*kept, *(f"{key}={value}" for key, value in groups.items())])
+    else:
+        config = config.copy()
+    for key, value in changes.items():
+        if key in groups:
+            continue
+        if OmegaConf.select(config, key, default=config) is config:
+            raise UserError(f"unknown key {shortened(key)} (in a variant that the experiment asks for)")
+        OmegaConf.update(config, key, value)
+    return config
+
+
+def _is_node(config: DictConfig, key: str) -> bool:
+    return isinstance(OmegaConf.select(config, key), DictConfig)
+
+
+def _flat(overrides: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """{"optimizer": {"lr": 1}} and {"optimizer.lr": 1} alike as ("optimizer.lr", 1)."""
+    for key, value in overrides.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 def threads_of(requested: int | str, side_by_side: int) -> int:

@@ -83,11 +83,15 @@ class Run:
 
     def network(self, replica: int, epoch: str | None = None) -> nn.Module:
         """One trained network on the device, in evaluation mode."""
+        model = self.initial(replica)
+        model.load_state_dict({name: value[replica] for name, value in self.weights(epoch).items()})
+        return model
+
+    def initial(self, replica: int) -> nn.Module:
+        """One network as it was before training, on the device, in evaluation mode."""
         make = make_model(self.recipe, self.dataset, self.machine)
         model = training.initial_model(make, self.recipe.init_seed, replica)  # leaves the global generator alone
-        place(model, torch.device(self.machine.device), getattr(torch, self.recipe.dtype))  # before float64 comes in
-        model.load_state_dict({name: value[replica] for name, value in self.weights(epoch).items()})
-        return model.eval()
+        return place(model, torch.device(self.machine.device), getattr(torch, self.recipe.dtype)).eval()
 
     def loss(self) -> nn.Module:
         """The loss that it was trained with."""

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hw1 import compare, figures, parts, results
-from hw1.files import read_table, write_json
+from hw1.files import read_table, write_json, write_table
 from hw1.quantities import quantity
 from hw1.statistics import mean_interval
 from hw1.terminal import PROGRESS, RESULT, read_json, shown
@@ -40,6 +40,8 @@ def report(planned: "Planned", console: Console) -> int:
         for network in dict.fromkeys(run["network"] for run in states[0]["runs"].values()):
             console.print(network, markup=False, highlight=False, soft_wrap=True)
         _show_job(planned.folder, console)
+    for sentence in [] if planned.multirun else states[0].get("findings", []):
+        console.print(Text(sentence, style="bold"), soft_wrap=True)
     _say_training(states, console)
     if os.environ.get("HYDRA_FULL_ERROR") == "1":
         for folder, state in zip(planned.folders, states, strict=True):
@@ -62,16 +64,20 @@ def _compare_sweep(planned: "Planned", console: Console) -> None:
     written = results.write(planned.folder)
     sweep = written.sweep
     # A sweep over experiments has tables of each, and each draws its own.
-    several = "experiment" in sweep.keys
+    several, sentences = "experiment" in sweep.keys, []
     for name, job in {job.values.get("experiment"): job for job in planned.jobs}.items():
         own = {table: rows[rows["experiment"] == name] if several else rows for table, rows in written.tables.items()}
         own = {table: rows.dropna(axis=1, how="all") if several else rows for table, rows in own.items() if len(rows)}
         if own:
             experiment = parts.build(job.config["experiment"], allow=job.config["allow_targets"])
-            if problem := figures.draw(planned.folder, experiment, own, list(sweep.keys)):
+            conclusion = experiment.conclude(own, list(sweep.keys))
+            for table, rows in conclusion.tables.items():
+                write_table(planned.folder / f"{table}.csv", rows)
+            sentences += conclusion.sentences
+            if problem := figures.draw(planned.folder, experiment, own | conclusion.tables, list(sweep.keys)):
                 print(f"warning: a figure could not be drawn: {problem}", file=sys.stderr)
     compare.render(sweep, console)
-    for line in compare.finding(sweep).splitlines():
+    for line in [*compare.finding(sweep).splitlines(), *sentences]:
         console.print(Text(line, style="bold"), soft_wrap=True)
 
 

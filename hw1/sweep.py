@@ -10,17 +10,18 @@ from typing import Any
 from hw1 import __version__, checks, compose, parts
 from hw1.errors import UserError, written
 from hw1.files import write_json
-from hw1.job import cores
-from hw1.recipe import forget_datasets
+from hw1.job import cores, variants
+from hw1.recipe import Recipe, forget_datasets
 from hw1.terminal import RESULT
 
 
 @dataclass(frozen=True)
 class Job:
-    """One planned job: its overrides as values by key, and the resolved config that comes of them."""
+    """One planned job: its overrides as values by key, the resolved config that comes of them, and its variants."""
 
     values: dict[str, Any]
     config: dict[str, Any]
+    variants: dict[str, dict[str, Any]]  # the config of each run that the experiment needs
 
     def name(self, keys: Sequence[str]) -> str:
         """`batch_size=16, depth=2` of the swept keys."""
@@ -54,7 +55,7 @@ def plan(arguments: argparse.Namespace) -> Planned:
     with compose.open_composer(arguments.config_dir) as composer:
         grid = composer.grid(arguments.overrides, arguments.multirun)
         jobs = [_job(composer, words, grid.typed) for words in grid.points]
-    checks.check_together([job.config for job in jobs], grid.typed, grid.folder)
+    checks.check_together([(job.config, job.variants) for job in jobs], grid.typed, grid.folder)
     forget_datasets()  # the jobs load their own, side by side with this process
     to_hydra = ["--config-dir", arguments.config_dir] if arguments.config_dir else []
     to_hydra += [*(["-m"] if grid.multirun else []), *grid.words]
@@ -74,7 +75,13 @@ def _job(composer: compose.Composer, words: list[str], typed: set[str]) -> Job:
     checks.check_use(point.raw, typed)
     checks.check(point.resolved)
     checks.check_sizing(point.resolved["model"], typed)
-    return Job(point.values, point.resolved)
+    experiment = parts.build(point.resolved["experiment"], allow=point.resolved["allow_targets"])
+    base = Recipe.from_config(point.resolved, "cpu")
+    checks.check_overruled(experiment.recipes(base).values(), typed)
+    found = dict(variants(point.config, experiment, base, words))
+    for config in found.values():
+        checks.check(config)
+    return Job(point.values, point.resolved, found)
 
 
 def write_plan(planned: Planned, command: str) -> None:

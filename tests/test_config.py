@@ -98,9 +98,9 @@ def test_experiment_is_built_and_names_its_recipes(option):
     experiment = parts.build(config["experiment"])
     recipes = experiment.recipes(Recipe.from_config(config, "cpu"))
     assert recipes
-    assert all(isinstance(recipe, Recipe) for recipe in recipes.values())
+    assert all(isinstance(overrides, dict) for overrides in recipes.values())
     assert isinstance(experiment.headline, str)
-    for method in ("check", "measure", "draw"):
+    for method in ("check", "measure", "conclude", "draw"):
         assert callable(getattr(experiment, method))
 
 

@@ -1,10 +1,13 @@
-"""Experiments: each names the recipes it needs, measures their runs into tidy tables, and draws tables.
+"""Experiments: each names the recipes it needs, measures their runs into tidy tables, concludes, and draws tables.
 
-A table has one row per observation. `draw` sees tables alone, so it serves one job, a sweep, and results of last year;
-it must not need torch, and these modules import none before `measure` is called.
+A table has one row per observation. `conclude` and `draw` see tables alone, so they serve one job, a sweep, and results
+of last year; they must not need torch, and these modules import none before `measure` is called.
 """
 
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import pandas as pd
 
@@ -17,32 +20,55 @@ if TYPE_CHECKING:
     from hw1.laboratory import Run
 
 Tables = dict[str, pd.DataFrame]
+Overrides = dict[str, Any]  # key → value, as on the command line: {"batch_size": 64}, {"optimizer": "sgd"}
 SEEDS = ("seed", "init_seed", "order_seed")  # swept, they replicate: no condition of their own
 
 
-class Experiment(Protocol):
-    """What a config's `experiment` node builds."""
+@dataclass(frozen=True)
+class Conclusion:
+    """What an experiment makes of its tables: further tables, and sentences for whoever reads no more than these."""
 
-    headline: ClassVar[str]  # the metric of `summary` that the closing sentence is about
+    tables: Tables = field(default_factory=dict)
+    sentences: Sequence[str] = ()
 
-    def check(self, dataset: Dataset) -> None:
-        """See whether it can measure networks trained on a data set, before any is. Raises: UserError if not."""
-        ...
 
-    def recipes(self, base: Recipe) -> dict[str, Recipe]:
-        """The runs it needs, by a name of its own; `base` is the recipe that the config describes."""
-        ...
+class Experiment(ABC):
+    """What a config's `experiment` node builds; its keys are the fields of the subclass, a dataclass."""
 
+    headline: ClassVar[str]  # the metric of `summary` that the closing sentence of a sweep is about
+
+    def check(self, dataset: Dataset, recipes: Mapping[str, Recipe]) -> None:  # noqa: B027 (most need not override it)
+        """See whether it can measure what these recipes give on a data set, before any is. Raises: UserError if not."""
+
+    def recipes(self, base: Recipe) -> dict[str, Overrides]:
+        """The runs it needs, by names of its own: each as overrides of the config, which by itself describes `base`."""
+        return {"trained": {}}
+
+    @abstractmethod
     def measure(self, runs: "dict[str, Run]") -> Tables:
         """Tidy tables; `summary`, with a row per replica and a column per scalar metric, is one of them."""
-        ...
 
-    def draw(self, tables: Tables, swept: list[str]) -> "dict[str, Figure]":
-        """Figures by file name, from the tables of a job or, put under one another, of a sweep.
+    def conclude(self, tables: Tables, swept: list[str]) -> Conclusion:
+        """What follows from the tables of a job or, put under one another, of a sweep.
 
-        `swept` names the columns that a sweep added in front, in the order of the command line; [] for a job.
+        Its tables take the place of those of the same name. `swept` names the columns that a sweep added in front, in
+        the order of the command line; [] for a job.
         """
-        ...
+        return Conclusion()
+
+    @abstractmethod
+    def draw(self, tables: Tables, swept: list[str]) -> "dict[str, Figure]":
+        """Figures by file name, from the tables of a job or of a sweep, those of `conclude` among them."""
+
+
+def conditions(swept: Sequence[str]) -> list[str]:
+    """The swept keys that make conditions."""
+    return [key for key in swept if key not in SEEDS]
+
+
+def replicate(swept: Sequence[str]) -> list[str]:
+    """The columns that tell replicates of one condition apart: the swept seeds and the replica."""
+    return [*(key for key in swept if key in SEEDS), "replica"]
 
 
 def summary(run: "Run") -> pd.DataFrame:

@@ -4,6 +4,7 @@ Networks are judged on points that none of them was trained on. What it cannot s
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -12,7 +13,7 @@ import pandas as pd
 
 from hw1.data import Dataset
 from hw1.errors import UserError
-from hw1.experiments import SEEDS, Tables, summary
+from hw1.experiments import Experiment, Tables, conditions, replicate, summary
 from hw1.quantities import quantity
 from hw1.recipe import Recipe
 
@@ -23,19 +24,15 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Function:
+class Function(Experiment):
     """Fit a function of one variable, and compare prediction with truth."""
 
     headline: ClassVar[str] = "test_loss"
 
-    def check(self, dataset: Dataset) -> None:
+    def check(self, dataset: Dataset, recipes: Mapping[str, Recipe]) -> None:
         """Needs one real input and one real target."""
         if dataset.task != "regression" or dataset.outputs != 1 or math.prod(dataset.input_shape) != 1:
             raise UserError("experiment=function: needs one real input and one real target; see dataset=function")
-
-    def recipes(self, base: Recipe) -> dict[str, Recipe]:
-        """One run, as configured."""
-        return {"trained": base}
 
     def measure(self, runs: "dict[str, Run]") -> Tables:
         """Tables `prediction` (on the test points), `history` and `summary`."""
@@ -62,8 +59,8 @@ class Function:
         """`function`: prediction against truth, every replica thin and their mean thick; and training loss by epoch."""
         from hw1 import figures
 
-        keys = [key for key in swept if key not in SEEDS]
-        one = [key for key in swept if key in SEEDS] + ["replica"]
+        keys = conditions(swept)
+        one = replicate(swept)
         figure, grid = figures.new_figure(1, 2, 11, 4.8)
         left, right = grid[0]
         families = figures.families(tables["prediction"], keys)

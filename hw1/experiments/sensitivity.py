@@ -6,6 +6,7 @@ larger batch takes fewer steps, so a difference between batch sizes is one of bo
 """
 
 import textwrap
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
@@ -15,7 +16,7 @@ from pandas.api.types import is_numeric_dtype
 
 from hw1.data import Dataset
 from hw1.errors import UserError
-from hw1.experiments import SEEDS, Tables, summary
+from hw1.experiments import Experiment, Tables, conditions, summary
 from hw1.quantities import quantity
 from hw1.recipe import Recipe
 from hw1.schema import Range
@@ -30,21 +31,17 @@ BESIDE = [f"{split}_{kind}" for kind in ("loss", "accuracy") for split in ("trai
 
 
 @dataclass(frozen=True)
-class Sensitivity:
+class Sensitivity(Experiment):
     """How much a trained network's output moves with its input, against the batch size it was trained with."""
 
     examples: Annotated[int, Range(1, 1e9)] | None  # test examples probed, the first so many; None: all
 
     headline: ClassVar[str] = "softmax_jacobian"
 
-    def check(self, dataset: Dataset) -> None:
+    def check(self, dataset: Dataset, recipes: Mapping[str, Recipe]) -> None:
         """Needs classes."""
         if dataset.task != "classification":
             raise UserError("experiment=sensitivity: needs a data set of classes, such as mnist or digits")
-
-    def recipes(self, base: Recipe) -> dict[str, Recipe]:
-        """One run, as configured."""
-        return {"trained": base}
 
     def measure(self, runs: "dict[str, Run]") -> Tables:
         """Tables `sensitivity` (a row per replica and measure), `history` and `summary`."""
@@ -84,7 +81,7 @@ class Sensitivity:
         from hw1 import figures
 
         table = tables["sensitivity"]
-        keys = [key for key in swept if key not in SEEDS]
+        keys = conditions(swept)
         numeric = [key for key in keys if is_numeric_dtype(table[key]) and table[key].gt(0).all()]
         x = "batch_size" if "batch_size" in keys or not numeric else numeric[0]
         others = [key for key in keys if key != x]
