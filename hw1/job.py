@@ -84,10 +84,12 @@ def _perform(composed: DictConfig, folder: Path, side_by_side: int, result: dict
     }
     load_dataset(base, here.data_dir, here.allow_targets)  # while freed memory still goes back to the system
     machine.set_up_process(here.threads)
+    reporter.of_runs = len(recipes)
     # Jobs of a sweep may need the same runs: each begins with another one, not to wait for its neighbour's training.
     first = HydraConfig.get().job.num % len(recipes) if side_by_side > 1 else 0
-    names = list(recipes)
-    found = {name: lab.run(recipes[name]) for name in names[first:] + names[:first]}
+    names, found = list(recipes), {}
+    for reporter.run, name in enumerate(names[first:] + names[:first]):
+        found[name] = lab.run(recipes[name])
     runs = {name: found[name] for name in names}
     result["runs"] = {
         name: {"key": run.key, "trained": lab.used[run.key], "network": run.info["architecture"]}
@@ -95,12 +97,13 @@ def _perform(composed: DictConfig, folder: Path, side_by_side: int, result: dict
     }
     reporter.stage("measuring")
     tables = experiment.measure(runs)
-    conclusion = experiment.conclude(tables, [])
-    tables |= conclusion.tables
-    result["findings"] = list(conclusion.sentences)
     for name, table in tables.items():
         write_table(folder / f"{name}.csv", table)
-    if problem := figures.draw(folder, experiment, tables, []):
+    conclusion = experiment.conclude(tables, [])
+    result["findings"] = list(conclusion.sentences)
+    for name, table in conclusion.tables.items():
+        write_table(folder / f"{name}.csv", table)
+    if problem := figures.draw(folder, experiment, tables | conclusion.tables, []):
         log.warning("a figure could not be drawn: %s", problem)
 
 

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hw1 import compare, figures, parts, results
+from hw1.experiments import Conclusion
 from hw1.files import read_table, write_json, write_table
 from hw1.quantities import quantity
 from hw1.statistics import mean_interval
@@ -70,7 +71,11 @@ def _compare_sweep(planned: "Planned", console: Console) -> None:
         own = {table: rows.dropna(axis=1, how="all") if several else rows for table, rows in own.items() if len(rows)}
         if own:
             experiment = parts.build(job.config["experiment"], allow=job.config["allow_targets"])
-            conclusion = experiment.conclude(own, list(sweep.keys))
+            try:
+                conclusion = experiment.conclude(own, list(sweep.keys))
+            except Exception as error:  # which must cost neither tables nor comparison
+                conclusion = Conclusion()
+                print(f"warning: no conclusion could be drawn: {type(error).__name__}: {error}", file=sys.stderr)
             for table, rows in conclusion.tables.items():
                 write_table(planned.folder / f"{table}.csv", rows)
             sentences += conclusion.sentences
@@ -97,8 +102,9 @@ def _show_job(folder: Path, console: Console) -> None:
 
 
 def _say_training(states: list[dict[str, Any]], console: Console) -> None:
-    runs = {run["key"]: run["trained"] for state in states for run in state.get("runs", {}).values()}
-    trained = sum(runs.values())
+    used = [run for state in states for run in state.get("runs", {}).values()]
+    runs = {run["key"] for run in used}
+    trained = len({run["key"] for run in used if run["trained"]})
     if runs and not trained and all(state.get("status") == "ok" for state in states):
         which = "the run was" if len(runs) == 1 else f"all {len(runs)} runs were"
         console.print(f"nothing trained: {which} in the store", markup=False, highlight=False)

@@ -17,11 +17,11 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from hw1.errors import UserError, one_line
+from hw1.experiments import SEEDS
 from hw1.files import read_table, write_table
 from hw1.quantities import quantity
 from hw1.statistics import Array, mean_interval
 
-SEED_KEYS = ("seed", "init_seed", "order_seed")
 STATUSES = ("ok", "running", "failed", "interrupted")
 Flags = NDArray[np.bool_]
 
@@ -87,7 +87,7 @@ class Sweep:
     @property
     def condition_keys(self) -> tuple[str, ...]:
         """Swept keys that make conditions; the seeds replicate."""
-        return tuple(key for key in self.keys if key not in SEED_KEYS)
+        return tuple(key for key in self.keys if key not in SEEDS)
 
     @cached_property
     def conditions(self) -> tuple[Condition, ...]:
@@ -265,7 +265,7 @@ def _identities(
     sweep: Sweep, jobs: Sequence[Job], lengths: Sequence[int], summary: pd.DataFrame
 ) -> tuple[np.ndarray, int]:
     """The number of every summary row's replicate, which is its (swept seeds, replica), and how many there are."""
-    seeds = [tuple(job.overrides[key] for key in sweep.keys if key in SEED_KEYS) for job in jobs]
+    seeds = [tuple(job.overrides[key] for key in sweep.keys if key in SEEDS) for job in jobs]
     within = np.concatenate([np.arange(length) for length in lengths])  # where a summary has no replica column
     replica = summary["replica"].to_numpy() if "replica" in summary else within
     numbers: dict[tuple[Any, Any], int] = {}
@@ -276,7 +276,7 @@ def _identities(
 
 def _metric_names(summary: pd.DataFrame, keys: Sequence[str]) -> list[str]:
     """Numeric columns that are neither labels nor swept."""
-    labels = {"replica", "status", *SEED_KEYS, *keys}
+    labels = {"replica", "status", *SEEDS, *keys}
     numeric = summary.select_dtypes("number").columns
     return [str(name) for name in numeric if name not in labels]
 

@@ -157,17 +157,19 @@ class Reporter(Watcher):
 
     def __init__(self, folder: Path, log: Callable[[str], None]) -> None:
         self.file, self.log, self.done = folder / PROGRESS, log, 0.0
+        self.run, self.of_runs = 0, 1  # the run that is asked for now, of those that the job needs
 
     def progress(self, progress: TrainingProgress) -> None:
         """Write it where the display looks."""
-        words = f"epoch {progress.epoch:.1f}/{progress.epochs:g}"
+        words = f"network {self.run + 1}/{self.of_runs}, " if self.of_runs > 1 else ""
+        words += f"epoch {progress.epoch:.1f}/{progress.epochs:g}"
         for name, label in (("train_loss", "loss"), ("validation_accuracy", "accuracy"), ("validation_r2", "R²")):
             if name in progress.row:
                 words += f", {label} {progress.row[name]:.4f}"
         words += f", {progress.examples_per_second:,.0f} examples/s"
         if progress.of_replicas > len(progress.replicas):
             words += f", replica {progress.replicas[0] + 1}/{progress.of_replicas}"
-        self.done = progress.done
+        self.done = (self.run + progress.done) / self.of_runs
         write_json(self.file, {"done": self.done, "words": words})
 
     def stage(self, words: str) -> None:

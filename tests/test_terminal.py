@@ -112,6 +112,10 @@ def test_the_reporter_writes_where_the_display_looks_and_a_line_into_the_log(tmp
     assert read_json(tmp_path / PROGRESS)["words"].startswith("epoch 1.2/5, loss nan, R² 0.5000, ")
     reporter.stage("measuring")
     assert read_json(tmp_path / PROGRESS) == {"done": 0.1, "words": "measuring"}
+    reporter.run, reporter.of_runs = 1, 4
+    reporter.progress(progress(replicas=[0, 1, 2], row={}))
+    told = {"done": pytest.approx((1 + 0.1) / 4), "words": "network 2/4, epoch 1.2/5, 6,593 examples/s"}
+    assert read_json(tmp_path / PROGRESS) == told
     reporter.row({"replica": 1, "epoch": 2.0, "step": 14, "train_loss": 0.5, "status": "ok"})
     assert log == ["measuring", "replica 1, epoch 2, step 14: train_loss 0.5, ok"]
 
