@@ -57,22 +57,26 @@ def complain(error: Exception) -> int:
 def _run(words: list[str]) -> int:
     from hw1 import compose, sweep
 
+    taken_up = sweep.taken_up(words)
+    if taken_up:
+        words = taken_up
     arguments = compose.parse(words)
     if arguments.cfg or arguments.info or arguments.hydra_help or arguments.shell_completion:
         compose.show(arguments, words)
         return OK
     planned = sweep.plan(arguments)
-    return _launch(planned, sweep.typed_command(words))
+    with sweep.held(planned):
+        sweep.write_plan(planned, words, resumed=taken_up is not None)
+        return _launch(planned)
 
 
-def _launch(planned: "Planned", command: str) -> int:
+def _launch(planned: "Planned") -> int:
     from rich.console import Console
 
-    from hw1 import compose, sweep
+    from hw1 import compose
     from hw1.terminal import Display, shown
 
     console = Console(width=None if sys.stdout.isatty() else 110)
-    sweep.write_plan(planned, command)
     if planned.multirun:
         jobs = f"{len(planned.jobs)} jobs, {planned.side_by_side} at a time" if len(planned.jobs) > 1 else "1 job"
         console.print(f"{planned.experiment}: {jobs}, in {shown(planned.folder)}", markup=False, soft_wrap=True)
@@ -113,6 +117,7 @@ def help_text() -> str:
     lines += [
         "",
         "  python -m hw1 --cfg job                      the whole configuration",
+        "  python -m hw1 resume=multirun/<date>/<time>  finish what a crash, a kill or a failure left of a sweep",
         "  python -m hw1.runs list | show | verify | rm the store of trained networks",
         "",
         "Results: outputs/<date>/<time>, or multirun/<date>/<time> with -m. Exit codes: 0 all jobs ok, 1 some failed,",

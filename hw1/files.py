@@ -1,9 +1,11 @@
 """Writing files that others may be reading: a reader sees the old content or the new, never a part."""
 
+import contextlib
+import errno
 import json
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,41 @@ import pandas as pd
 _AS_WRITTEN: dict[str, Any] = {"keep_default_na": False, "na_values": ["", "nan", "NaN"]}
 if tuple(int(part) for part in pd.__version__.split(".")[:2]) < (3, 1):
     _AS_WRITTEN["float_precision"] = "round_trip"
+
+
+NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP)  # what file systems without locks answer
+
+
+class Busy(Exception):
+    """Another process holds the lock."""
+
+
+@contextlib.contextmanager
+def lock(file: Path, waiting: Callable[[], None] | None = None) -> Iterator[None]:
+    """Hold a lock that ends with its holder; `waiting` is called if one must wait, without it nobody waits.
+
+    Where the file system has no locks, the block runs without: they save work, and correctness must not need them.
+    Raises: Busy if somebody else holds it, and there is nobody to tell that one waits.
+    """
+    from filelock import FileLock, Timeout  # takes 0.15 s to import
+
+    held = FileLock(file)
+    try:
+        held.acquire(timeout=0)
+    except Timeout as error:
+        if waiting is None:
+            raise Busy(str(file)) from error
+        waiting()
+        while not held.is_locked:  # in short turns, so that Ctrl-C is heard
+            with contextlib.suppress(Timeout):
+                held.acquire(timeout=0.5)
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+    try:
+        yield
+    finally:
+        held.release()
 
 
 def write_atomically(file: Path, text: str) -> None:

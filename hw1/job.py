@@ -19,7 +19,7 @@ from hw1.experiments import Experiment
 from hw1.files import write_json, write_table
 from hw1.recipe import Recipe, load_dataset
 from hw1.store import Store
-from hw1.terminal import PROGRESS, RESULT, Reporter
+from hw1.terminal import PROGRESS, RESULT, Reporter, read_json
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +39,8 @@ def execute(config: DictConfig) -> None:
         "findings": [],
         "error": None,
     }
+    if read_json(folder / RESULT).get("status") == "ok":
+        return  # a sweep that is resumed
     started = time.perf_counter()
     write_json(folder / RESULT, result)
     try:

@@ -57,7 +57,11 @@ def report(planned: "Planned", console: Console) -> int:
     console.print(f"results: {shown(planned.folder)}", markup=False, highlight=False, soft_wrap=True)
     if all(state.get("status") == "ok" for state in states):
         return OK
-    console.print("the same command again trains only what is missing", markup=False, highlight=False)
+    if planned.multirun:
+        again = f"python -m hw1 resume={shown(planned.folder)} finishes the rest"
+    else:
+        again = "the same command again trains only what is missing"
+    console.print(again, markup=False, highlight=False, soft_wrap=True)
     return FAILED
 
 

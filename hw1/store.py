@@ -10,7 +10,6 @@ good run.
 """
 
 import contextlib
-import errno
 import hashlib
 import json
 import logging
@@ -22,8 +21,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
+from hw1 import files
 from hw1.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -31,7 +29,6 @@ log = logging.getLogger(__name__)
 SUMS = "SHA256SUMS"
 FILES = ("recipe.yaml", "run.json", "history.csv", "weights.safetensors")
 KEY = re.compile(r"[0-9a-f]{32}")
-NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP)  # what file systems without locks answer
 
 
 class Damaged(Exception):
@@ -170,21 +167,8 @@ class Store:
         """
         place = self.folder / ".locks"
         place.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(place / f"{self.path(key).name}.lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            waiting()
-            while not lock.is_locked:  # in short turns, so that Ctrl-C is heard
-                with contextlib.suppress(Timeout):
-                    lock.acquire(timeout=0.5)
-        except OSError as error:
-            if error.errno not in NO_LOCKS:
-                raise
-        try:
+        with files.lock(place / f"{self.path(key).name}.lock", waiting):
             yield
-        finally:
-            lock.release()
 
     def remove(self, key: str) -> None:
         """Take a run out of the store: out of sight by one rename, then off the disk."""

@@ -1,18 +1,22 @@
 """From a command line to checked jobs: everything is composed and checked before a folder is made or a job started."""
 
 import argparse
+import contextlib
+import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hw1 import __version__, checks, compose, parts
+from hw1 import __version__, checks, compose, files, parts
 from hw1.errors import UserError, written
 from hw1.files import write_json
 from hw1.job import cores, variants
 from hw1.recipe import Recipe, forget_datasets
-from hw1.terminal import RESULT
+from hw1.terminal import RESULT, read_json
+
+PLAN = "sweep.json"
 
 
 @dataclass(frozen=True)
@@ -84,31 +88,83 @@ def _job(composer: compose.Composer, words: list[str], typed: set[str]) -> Job:
     return Job(point.values, point.resolved, found)
 
 
-def write_plan(planned: Planned, command: str) -> None:
-    """Make the folder, and of a sweep write `sweep.json`: what was asked for, whatever becomes of it.
+def taken_up(words: Sequence[str]) -> list[str] | None:
+    """For `resume=FOLDER`: the command line that began that sweep, made to go on in its folder; None for others.
 
-    In a folder that was used before, the planned jobs are no longer what they were.
+    Goes to the directory in which it was typed. `jobs=…` and Hydra's own settings may be given anew.
+    Raises: UserError for a folder without a plan, and for other words beside it.
     """
+    folders = [word.partition("=")[2] for word in words if word.startswith("resume=")]
+    if not folders:
+        return None
+    others = [word for word in words if not word.startswith(("resume=", "jobs=", "hydra/", "hydra."))]
+    if others or len(folders) > 1:
+        raise UserError(
+            f"resume={folders[0]}: goes on with what was asked for; leave out {(others or ['the other'])[0]}"
+        )
+    folder = Path(folders[0]).absolute()
+    plan = read_json(folder / PLAN)
+    if not {"words", "directory", "jobs"} <= set(plan):
+        raise UserError(f"resume={folders[0]}: there is no {PLAN} of a sweep in it that can be gone on with")
     try:
-        planned.folder.mkdir(parents=True, exist_ok=True)
+        os.chdir(plan["directory"])
     except OSError as error:
-        raise UserError(f"output folder {planned.folder}: {error.strerror} (errno {error.errno})") from error
+        raise UserError(f"resume={folders[0]}: it was begun in {plan['directory']}: {error.strerror}") from error
+    anew = [word for word in words if not word.startswith("resume=")]
+    keys = {word.partition("=")[0] for word in anew} | {"hydra.sweep.dir"}
+    kept = [word for word in plan["words"] if word.partition("=")[0] not in keys]
+    return [*kept, *anew, f"hydra.sweep.dir={compose.quoted(str(folder))}"]
+
+
+@contextlib.contextmanager
+def held(planned: Planned) -> Iterator[None]:
+    """A sweep's folder for oneself. Raises: UserError if another process works in it, or it cannot be made."""
+    with contextlib.ExitStack() as stack:
+        try:
+            planned.folder.mkdir(parents=True, exist_ok=True)
+            if planned.multirun:
+                stack.enter_context(files.lock(planned.folder / ".lock"))
+        except files.Busy as error:
+            raise UserError(f"{planned.folder}: another process is at work in this folder") from error
+        except OSError as error:
+            raise UserError(f"output folder {planned.folder}: {error.strerror} (errno {error.errno})") from error
+        yield
+
+
+def write_plan(planned: Planned, words: Sequence[str], resumed: bool = False) -> None:
+    """Of a sweep write `sweep.json`: what was asked for, whatever becomes of it.
+
+    In a folder that was used before, the planned jobs are no longer what they were; in one that is `resumed`, those
+    that are done are, and job.execute passes them by. Raises: UserError if the folder holds another sweep's jobs.
+    """
+    content = _plan_of(planned, words) if planned.multirun else {}
+    if resumed:
+        if _conditions(read_json(planned.folder / PLAN)) != _conditions(content):
+            raise UserError(f"{planned.folder}: its jobs are not those that the same command gives now; start anew")
     for folder in planned.folders:
-        (folder / RESULT).unlink(missing_ok=True)
-        (folder / "error.txt").unlink(missing_ok=True)
-    if planned.multirun:
-        config = planned.jobs[0].config
-        plan = {
-            "experiment": planned.experiment,
-            "command": command,
-            "keys": planned.keys,
-            "headline": parts.find(config["experiment"]["_target_"], config["allow_targets"]).headline,  # type: ignore[attr-defined]
-            "version": __version__,
-            "jobs": [{"job": number, "overrides": job.values} for number, job in enumerate(planned.jobs)],
-        }
-        write_json(planned.folder / "sweep.json", plan)
+        if not (resumed and read_json(folder / RESULT).get("status") == "ok"):
+            (folder / RESULT).unlink(missing_ok=True)
+            (folder / "error.txt").unlink(missing_ok=True)
+    if planned.multirun and not resumed:
+        write_json(planned.folder / PLAN, content)
 
 
-def typed_command(argv: Sequence[str]) -> str:
-    """The command that was typed, quoted for a shell."""
-    return shlex.join(["python", "-m", "hw1", *argv])
+def _conditions(plan: dict[str, Any]) -> list[dict[str, Any]]:
+    """What a plan's jobs differ in; where and how many at a time may be another matter each time."""
+    return [{key: job["overrides"].get(key) for key in plan.get("keys", [])} for job in plan["jobs"]]
+
+
+def _plan_of(planned: Planned, words: Sequence[str]) -> dict[str, Any]:
+    config = planned.jobs[0].config
+    jobs = [{"job": number, "overrides": job.values} for number, job in enumerate(planned.jobs)]
+    experiment = parts.find(config["experiment"]["_target_"], config["allow_targets"])
+    return {
+        "experiment": planned.experiment,
+        "command": shlex.join(["python", "-m", "hw1", *words]),
+        "words": list(words),
+        "directory": str(Path.cwd()),
+        "keys": planned.keys,
+        "headline": experiment.headline,  # type: ignore[attr-defined]
+        "version": __version__,
+        "jobs": jobs,
+    }

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import pandas as pd
 import pytest
 from conftest import Outcome, environment, run_program, sweep_folder
 
-from hw1 import cli, compose, outcome, sweep
+from hw1 import cli, compose, files, outcome, sweep
 
 ROOT = Path(__file__).resolve().parent.parent
 EXPERIMENTS = sorted(file.stem for file in (ROOT / "conf" / "experiment").glob("*.yaml"))
@@ -287,7 +288,8 @@ def test_full_errors_of_a_job(tmp_path, monkeypatch, capsys, words, full):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1" if full else "0")
     planned = sweep.plan(compose.parse(words))
-    sweep.write_plan(planned, "python -m hw1")
+    with sweep.held(planned):
+        sweep.write_plan(planned, words)
     for folder in planned.folders:
         folder.mkdir(exist_ok=True)
         (folder / "result.json").write_text('{"status": "failed", "error": "ValueError: no"}', encoding="utf-8")
@@ -449,10 +451,61 @@ def test_a_folder_used_again_shows_nothing_of_before(tmp_path):
 
     folder = tmp_path / "sweep"
     planned = sweep.plan(compose.parse(["-m", "seed=0,1", f"hydra.sweep.dir={folder}"]))
-    sweep.write_plan(planned, "python -m hw1")
     for job in planned.folders:
-        job.mkdir()
+        job.mkdir(parents=True)
         (job / "result.json").write_text('{"status": "ok"}', encoding="utf-8")
         (job / "error.txt").write_text("", encoding="utf-8")
-    sweep.write_plan(planned, "python -m hw1")
+    sweep.write_plan(planned, ["-m", "seed=0,1"])
     assert [list(job.iterdir()) for job in planned.folders] == [[], []]
+
+
+# ---- a sweep that is taken up again ----
+
+
+def test_resume_finishes_exactly_the_jobs_that_are_not_ok(tmp_path):
+    words = ["-m", "batch_size=16,32", "seed=0,1", "steps=20", "replicas=2", "hydra.sweep.dir=sweep", "jobs=1"]
+    begun = run_program(tmp_path / "a", words)
+    assert begun.code == 0, begun.err
+    folder = tmp_path / "a" / "sweep"
+    undisturbed = {file.name: file.read_bytes() for file in folder.glob("*.csv")}
+    for number, status in (("1", "failed"), ("2", "running")):
+        (folder / number / "result.json").write_text(json.dumps({"status": status, "overrides": {}}), encoding="utf-8")
+    shutil.rmtree(folder / "3")
+    before = (folder / "0" / "result.json").read_bytes()
+    plan = read(folder / "sweep.json")
+    again = run_program(tmp_path / "b", [f"resume={folder}"])  # from another directory
+    assert again.code == 0, again.err
+    assert (folder / "0" / "result.json").read_bytes() == before
+    assert [read(folder / number / "result.json")["status"] for number in "0123"] == ["ok"] * 4
+    assert {file.name: file.read_bytes() for file in folder.glob("*.csv")} == undisturbed
+    assert read(folder / "sweep.json") == plan
+    assert not list((tmp_path / "b").iterdir())
+
+
+def test_two_at_once_in_one_folder_the_second_says_so(tmp_path):
+    with files.lock(tmp_path / ".lock"):
+        done = run_program(tmp_path, ["-m", "seed=0,1", f"hydra.sweep.dir={tmp_path}"])
+    assert (done.code, done.err.count("\n")) == (2, 1)
+    assert "another process is at work in this folder" in done.err
+
+
+@pytest.mark.parametrize(
+    ("words", "plan", "told"),
+    [
+        (["resume=nowhere"], None, "resume=nowhere: there is no sweep.json"),
+        (["resume=sweep"], "{", "resume=sweep: there is no sweep.json"),
+        (["resume=sweep", "seed=3"], None, "leave out seed=3"),
+        (["resume=sweep", "resume=other"], None, "leave out the other"),
+        (["resume=sweep"], {"words": [], "directory": "/no/such/place", "jobs": []}, "it was begun in /no/such/place"),
+        (["resume=sweep"], {"words": ["-m", "seed=0,1"], "directory": ".", "jobs": []}, "its jobs are not those that"),
+    ],
+)
+def test_resume_of_what_cannot_be_resumed_is_one_line(words, plan, told, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sweep").mkdir()
+    if plan:
+        text = plan if isinstance(plan, str) else json.dumps(plan)
+        (tmp_path / "sweep" / "sweep.json").write_text(text, encoding="utf-8")
+    assert cli.main(words) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert told in line
