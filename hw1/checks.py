@@ -44,6 +44,21 @@ def check(config: Mapping[str, Any]) -> None:
             schema.check_keys(node, schema.PARTS[node["_target_"]], f"{name}.")
         else:
             _check_other(name, node, allow)
+        _check_nested(name, node, allow)
+
+
+def _check_nested(name: str, node: Mapping[str, Any], allow: Sequence[str]) -> None:
+    """See whether the targets within a node can be had."""
+    for place, inner in parts.nodes(node, name):
+        if place != name:
+            _check_given(f"{place}._target_", inner)
+            parts.find(inner["_target_"], allow, f"{place}._target_")
+            parts.is_partial(inner, f"{place}._partial_")
+
+
+def _check_given(key: str, node: Mapping[str, Any]) -> None:
+    if node["_target_"] == "???":
+        raise UserError(f"{key} is missing: name your own, such as {key}=my_module.name allow_targets=[my_module]")
 
 
 def _check_kind(name: str, target: str) -> None:
@@ -54,9 +69,8 @@ def _check_kind(name: str, target: str) -> None:
 def _check_other(name: str, node: Mapping[str, Any], allow: Sequence[str]) -> None:
     """Check a node whose target has no schema: an experiment, or a part of torch's or the user's own."""
     key = f"{name}._target_"
-    if node["_target_"] == "???":
-        raise UserError(f"{key} is missing: name your own, such as {key}=my_module.name allow_targets=[my_module]")
-    found, *_ = [parts.find(target, allow, key) for target in parts.targets(node)]
+    _check_given(key, node)
+    found = parts.find(node["_target_"], allow, key)
     if node["_target_"].startswith("hw1."):
         _check_kind(name, node["_target_"])
     bases = [f"{base.__module__}.{base.__name__}" for base in getattr(found, "__mro__", ())]

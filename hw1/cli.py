@@ -4,6 +4,7 @@ import os
 import re
 import signal
 import sys
+import textwrap
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
 
 OK, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 NAMES = (
-    "experiment dataset model optimizer loss batch_size epochs steps depth width alpha seed init_seed order_seed "
-    "replicas device threads jobs"
+    "experiment dataset model optimizer loss control batch_size epochs steps depth width alpha seed init_seed "
+    "order_seed replicas device threads jobs"
 )
 EXAMPLES = (
     ("python -m hw1", "the default experiment: fit a function, in seconds"),
@@ -106,10 +107,10 @@ def help_text() -> str:
     lines = ["hw1: controlled experiments on how small neural networks train and generalise.", "", "Experiments:"]
     files = sorted((conf_dir() / "experiment").glob("*.yaml"))
     for file in files:
-        lines.append(f"  {'experiment=' + file.stem:<26} {question(file)}")
+        lines.append(f"  {'experiment=' + file.stem:<27} {question(file)}")
     lines += ["", "Names to set or sweep (a,b,c and -m); all else by its group, such as model.dropout or optimizer.lr:"]
-    lines += [f"  {NAMES}", ""]
-    for group in ("dataset", "model", "optimizer", "loss"):
+    lines += [*(f"  {line}" for line in textwrap.wrap(NAMES, 110)), ""]
+    for group in ("dataset", "model", "optimizer", "loss", "control"):
         options = ", ".join(sorted(file.stem for file in (conf_dir() / group).glob("*.yaml")))
         lines.append(f"  {group:<10} {options}")
     lines += ["", "Examples:"]

@@ -99,18 +99,21 @@ def changes_meaning(metric: str, keys: Sequence[str]) -> str | None:
 def render(sweep: Sweep, console: Console) -> None:
     """Print the comparison: as many metrics as fit in the console's width, headline first, then test metrics.
 
-    Below it the legend, what is not in the intervals, and every job that is not ok with its one-line reason.
+    Behind the headline, where the first condition is the one to compare with, stands the difference to it. Below the
+    table the legend, what is not in the intervals, and every job that is not ok with its one-line reason.
     """
     columns = _label_columns(sweep)
-    metrics = _fitting(sweep, console.width - _width(columns))
-    columns += metrics.values()
+    differences = _difference_column(sweep, console.width - _width(columns))
+    metrics = _fitting(sweep, console.width - _width([*columns, *differences]))
+    shown = list(metrics.values())
+    columns += shown[:1] + differences + shown[1:]
     table = Table(title=Text(_title(sweep)), title_justify="left", box=box.SIMPLE_HEAD)
     for head, *_ in columns:
         table.add_column(Text(head), no_wrap=True)
     for row in zip(*(cells for _, *cells in columns), strict=True):
         table.add_row(*(Text(cell, style="bold" if cell.endswith("*") else "") for cell in row))
     console.print(table)
-    for note in _notes(sweep, list(metrics)):
+    for note in [*_notes(sweep, list(metrics)), *([_difference_note(sweep)] if differences else [])]:
         console.print(Text(note, style="dim"))
     lines = failures(sweep)
     more = [f"… and {len(lines) - _LISTED} more, see comparison.csv"] if len(lines) > _LISTED else []
@@ -213,6 +216,42 @@ def _metric_column(sweep: Sweep, name: str) -> Column:
     return [head, *cells]
 
 
+def _difference_column(sweep: Sweep, room: int) -> list[Column]:
+    """The headline's difference to the first condition, in a list; [] where it says nothing or has no room.
+
+    Left out where the values of one numeric key have an order, and their ends are what `finding` compares.
+    """
+    name = _headline(sweep)
+    if name is None or "alpha" in sweep.condition_keys or changes_meaning(name, sweep.condition_keys):
+        return []
+    matrix = sweep.replicates.metrics[name]
+    known = _known(matrix)
+    if len(known) < 2 or (len(sweep.condition_keys) == 1 and _numeric_ends(sweep, known)):
+        return []
+    first, *others = known
+    column = ["minus the first", *("the first" if row == first else "" for row in range(len(matrix)))]
+    resolvable = False
+    for row in others:
+        kind, interval = _compare(
+            matrix[first], matrix[row], paired_difference, welch_difference, level=1 - 0.05 / len(others)
+        )
+        resolvable |= not math.isnan(interval.low)
+        unlike = " unpaired" if "unpaired" in kind else " n=1" if interval.n == 1 else ""
+        column[row + 1] = interval.text(signed=True) + unlike
+    return [column] if resolvable and _width([_metric_column(sweep, name), column]) <= room else []
+
+
+def _difference_note(sweep: Sweep) -> str:
+    comparisons = len(_known(sweep.replicates.metrics[str(_headline(sweep))])) - 1
+    over = f"95 % intervals simultaneous over {comparisons} (Bonferroni)" if comparisons > 1 else "95 % interval"
+    return f"minus the first: mean difference, paired by replica, {over}; not resolved where 0 is in it"
+
+
+def _known(matrix: Array) -> list[int]:
+    """Rows with a value."""
+    return [row for row in range(len(matrix)) if np.isfinite(matrix[row]).any()]
+
+
 def _notes(sweep: Sweep, shown: Sequence[str]) -> list[str]:
     counts = [np.isfinite(sweep.replicates.metrics[name]).sum(axis=1) for name in shown]
     several = any("*" in marks(sweep, name) for name in shown)
@@ -255,7 +294,7 @@ def finding(sweep: Sweep) -> str:
 
 def _claims(sweep: Sweep, name: str) -> list[str]:
     matrix, label = sweep.replicates.metrics[name], quantity(name).label
-    known = [row for row in range(len(matrix)) if np.isfinite(matrix[row]).any()]
+    known = _known(matrix)
     if not known:
         return [f"{label}: no replica has a value, nothing can be concluded"]
     if len(known) == 1:

@@ -250,6 +250,10 @@ class Composer:
         if lengths and "steps" not in typed and lengths[-1].value() is not None:
             words.append("steps=null")  # an experiment that counts steps gives way to epochs that were typed
             overrides += self.parse(words[-1:])
+        widths = [override for override in overrides if override.key_or_group == "model.widths"]
+        if widths and not {"budget", "model.budget"} & typed and widths[-1].value() is not None:
+            words.append("budget=null")  # likewise one that solves widths for a budget
+            overrides += self.parse(words[-1:])
         self.check_names(overrides)
         of_hydra = self.compose([_first(override) for override in overrides]).hydra
         params = of_hydra.sweeper.get("params") or {}

@@ -1,7 +1,8 @@
 """How figures look, and how they reach the disk. The one owner of matplotlib, with the experiments' `draw`."""
 
 import logging
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 from hw1.errors import one_line, written
 from hw1.experiments import Experiment, Tables
@@ -23,6 +24,7 @@ log = logging.getLogger(__name__)
 # Okabe & Ito's palette, told apart by the colour-blind; its yellow left out, which white paper swallows.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+DASHES = ("-", "--", ":", "-.")
 STYLE: dict[str, Any] = {
     "font.size": 10,
     "axes.titlesize": 11,
@@ -79,6 +81,11 @@ class Family:
     place: float  # −½ to ½: where in the room around each x it stands, so that intervals are side by side
     room: float  # its share of that room
 
+    @property
+    def dashes(self) -> str:
+        """A line style that tells families of one colour apart."""
+        return DASHES[MARKERS.index(self.marker) % len(DASHES)]
+
 
 def families(table: pd.DataFrame, keys: Sequence[str]) -> list[Family]:
     """The rows of each combination of `keys`, in order of appearance; one unlabelled family without keys."""
@@ -126,6 +133,69 @@ def mean_line(axes: Axes, family: Family, x: str, y: str, metric: str) -> None:
     )
 
 
+def mean_dots(axes: Axes, family: Family, x: str, y: str, metric: str, places: Mapping[Any, float]) -> None:
+    """Mean over replicas with a 95 % t-interval at each value of a category, every replica as a faint dot beside it.
+
+    `places` are where on the x axis each value of column `x` stands, 1 apart (`category_axis`). `metric` is as for
+    `mean_line`.
+    """
+    for value, rows in family.rows.groupby(x, sort=False):
+        values = rows[y].to_numpy()
+        interval = mean_interval(values, quantity(metric).scale)
+        place = places[value] + 0.7 * family.place
+        if len(values) > 1:
+            beside = np.full(len(values), place + 0.2 * family.room)
+            axes.plot(beside, values, ".", color=family.colour, alpha=0.4, markersize=7, markeredgewidth=0,
+                      clip_on=False)  # fmt: skip
+        ends = np.nan_to_num([[interval.mean - interval.low], [interval.high - interval.mean]])
+        axes.errorbar([place], [interval.mean], yerr=ends, color=family.colour, marker=family.marker, markersize=5,
+                      capsize=3, linewidth=1.5, clip_on=False)  # fmt: skip
+    axes.plot([], [], color=family.colour, marker=family.marker, linestyle="none", label=family.label)
+
+
+def category_axis(axes: Axes, labels: Sequence[str]) -> None:
+    """An x axis of categories at 0, 1, 2 …, their labels slanted where they are many."""
+    axes.set_xticks(range(len(labels)), labels, fontsize=9 if len(labels) <= 4 else 8)
+    axes.set_xlim(-0.6, len(labels) - 0.4)
+    if len(labels) > 5:
+        axes.tick_params(axis="x", labelrotation=45)
+
+
+def mean_band(axes: Axes, family: Family, x: str, y: str, metric: str) -> None:
+    """Mean over replicas along `x`, with its 95 % t-interval as a band; no band for one replica."""
+    points = family.rows.groupby(x)[y]
+    intervals = [mean_interval(values.to_numpy(), quantity(metric).scale) for _, values in points]
+    places = np.array(list(points.groups), dtype=float)
+    lows, highs = ([getattr(interval, end) for interval in intervals] for end in ("low", "high"))
+    axes.plot(places, [interval.mean for interval in intervals], color=family.colour, linestyle=family.dashes,
+              linewidth=1.5, label=family.label)  # fmt: skip
+    axes.fill_between(places, lows, highs, color=family.colour, alpha=0.2, linewidth=0)
+
+
+def replica_lines(axes: Axes, family: Family, x: str, y: str, one: Sequence[str], label: str = "") -> None:
+    """Every replica, told apart by the columns `one`, as a thin line along `x`, and their mean as a thick one."""
+    for _, rows in family.rows.groupby(list(one)):
+        axes.plot(rows[x], rows[y], color=family.colour, linestyle=family.dashes, linewidth=0.6, alpha=0.4)
+    mean = family.rows.groupby(x)[y].mean()
+    axes.plot(mean.index, mean, color=family.colour, linestyle=family.dashes, linewidth=1.6, label=label or None)
+
+
+def parted(figure: Figure, row: Sequence[Axes], count: int) -> list[Axes]:
+    """`count` axes with one y axis, as wide as the figure together, in place of those in a row of `new_figure`."""
+    place = row[0].get_subplotspec()
+    assert place is not None
+    inner = place.get_gridspec()[place.rowspan.start, :].subgridspec(1, count)
+    for axes in row:
+        axes.remove()
+    return list(inner.subplots(sharey=True, squeeze=False)[0])
+
+
+def titled(figure: Figure, *lines: str) -> None:
+    """A title above all panels, lines too long for the figure's width broken."""
+    width = int(figure.get_figwidth() * 11)
+    figure.suptitle("\n".join(textwrap.fill(line, width) for line in lines), fontsize=11)
+
+
 def cap(axes: Axes, metric: str) -> None:
     """End the axis of a quantity that cannot be above 1 there."""
     if quantity(metric).scale == "logit" and axes.get_ylim()[1] > 1:
@@ -160,10 +230,25 @@ def plain_log_axis(axes: Axes) -> None:
     if low > 0 and high / low < 3:  # so narrow that only room shows what is noise
         low, high = low / 1.3, high * 1.3
         axes.set_ylim(low, high)
-    plain = FuncFormatter(lambda value, _: f"{value:.3g}")
+    plain = FuncFormatter(lambda value, _: f"{value:,.0f}" if 1000 <= value < 1e7 else f"{value:.3g}")
     axes.yaxis.set_major_formatter(plain)
-    axes.yaxis.set_minor_formatter(plain if low > 0 and high / low < 20 else NullFormatter())
+    axes.yaxis.set_minor_formatter(plain if low > 0 and high / low < 8 else NullFormatter())
+    if low > 0 and 8 <= high / low < 1000:  # decades alone would be too few ticks to read a value by
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.tick_params(axis="y", which="both", labelsize=9)
+
+
+def plain_log_x_axis(axes: Axes) -> None:
+    """A log x axis with a few ticks, written as plain numbers, also where it spans less than a decade."""
+    axes.set_xscale("log")
+    low, high = axes.get_xlim()
+    if high / low < 1.5:  # so narrow that only room shows what is noise
+        low, high = low / 1.2, high * 1.2
+        axes.set_xlim(low, high)
+    axes.xaxis.set_major_locator(MaxNLocator(5) if high / low < 8 else LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
+    axes.tick_params(axis="x", labelsize=9)
 
 
 def counted(rows: pd.DataFrame, by: Sequence[str], column: str) -> str:

@@ -4,7 +4,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property, lru_cache, partial
@@ -21,7 +21,7 @@ from hw1 import parts, training
 from hw1.data import Dataset
 from hw1.errors import UserError
 from hw1.files import read_table
-from hw1.machine import Machine, environment
+from hw1.machine import Machine, environment, give_back_memory
 from hw1.models import architecture, parameter_count
 from hw1.recipe import Recipe, check_fits, code_fingerprint, load_dataset, recipe_key
 from hw1.resident import Splits, place
@@ -30,6 +30,12 @@ from hw1.store import Store
 from hw1.watcher import Watcher
 
 log = logging.getLogger(__name__)
+
+STORED_TYPES = {  # what a network's state may consist of → the format's name for it
+    torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16",
+    torch.complex64: "C64", torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8",
+    torch.uint8: "U8", torch.bool: "BOOL",
+}  # fmt: skip
 
 
 @dataclass
@@ -74,6 +80,7 @@ class Run:
 
     @cached_property
     def _tensors(self) -> dict[str, Tensor]:
+        # A map of the file: what is looked at is read, and what was read costs no memory that others need.
         return safetensors.torch.load_file(self.folder / "weights.safetensors")
 
     def weights(self, epoch: str | None = None) -> dict[str, Tensor]:
@@ -124,6 +131,7 @@ class Laboratory:
                 with self.store.lock(key, lambda: self.say(f"waiting for another job that trains run {key[:8]}")):
                     if not self.store.holds(key):
                         self._train(key, recipe, dataset)
+                        give_back_memory()  # the weights of all epochs, which are read from the file from here on
                         self.used[key] = True
             if not self.used.setdefault(key, False):
                 self.say(f"run {key[:8]} was in the store: nothing trained")
@@ -140,8 +148,9 @@ class Laboratory:
         shape = architecture(sample, dataset.input_shape)
         count = f"{recipe.replicas} replica{'s' * (recipe.replicas > 1)}"
         self.say(f"training run {key[:8]}: {shape}, {count}, batch size {recipe.batch_size}")
+        schedule = Schedule(**recipe.schedule)
         plan = Plan.of(dataset.size("train"), recipe.batch_size, recipe.epochs, recipe.steps, recipe.collect_every,
-                       recipe.evaluate_every)  # fmt: skip
+                       recipe.evaluate_every, schedule.counted_by)  # fmt: skip
         torch.use_deterministic_algorithms(recipe.deterministic)
         # A debugging aid, on by default with the above, that writes every buffer twice: 1.3 times the time.
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
@@ -152,7 +161,7 @@ class Laboratory:
             parts.build(recipe.loss, allow=allow),
             resident(dataset, machine.device, recipe.dtype),
             plan,
-            Schedule(**recipe.schedule),
+            schedule,
             init_seed=recipe.init_seed,
             order_seed=recipe.order_seed,
             replicas=recipe.replicas,
@@ -185,10 +194,35 @@ class Laboratory:
             (folder / "recipe.yaml").write_text(text, encoding="utf-8")
             (folder / "run.json").write_text(json.dumps(info, indent=2) + "\n", encoding="utf-8")
             pd.DataFrame(trained.history).to_csv(folder / "history.csv", index=False)
-            # Not save_file, which hides what the system said (disk full) in an error of its own.
-            (folder / "weights.safetensors").write_bytes(safetensors.torch.save(trained.weights))
+            write_weights(folder / "weights.safetensors", trained.weights)
 
         self.store.publish(key, write)
+
+
+def write_weights(file: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write tensors as a safetensors file: length of the header (8 bytes), header (JSON), the tensors' bytes.
+
+    One tensor at a time: the library's `save` makes two further copies of all of them before any is written, and its
+    `save_file` hides what the system said (disk full) in an error of its own.
+    Raises: OSError; UserError for a type that stored weights cannot have.
+    """
+    ordered = sorted(tensors.items(), key=lambda item: -item[1].element_size())  # each begins at a multiple of its size
+    header, end = {}, 0
+    for name, tensor in ordered:
+        if tensor.dtype not in STORED_TYPES:
+            raise UserError(f"model: {name} is of type {tensor.dtype}, which cannot be stored")
+        start, end = end, end + tensor.nbytes
+        header[name] = {
+            "dtype": STORED_TYPES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [start, end],
+        }
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    file.write_bytes(len(text).to_bytes(8, "little") + text)
+    with file.open("ab") as stream:
+        for _, tensor in ordered:
+            stream.write(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().data)
 
 
 @lru_cache(maxsize=1)

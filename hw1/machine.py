@@ -56,6 +56,14 @@ def set_up_process(threads: int) -> None:
             libc.mallopt(-1, (1 << 31) - 1)  # M_TRIM_THRESHOLD
 
 
+def give_back_memory() -> None:
+    """Let the system have what was freed: with the thresholds of `set_up_process` the process would keep it all."""
+    if sys.platform == "linux":
+        libc = ctypes.CDLL(None)
+        if hasattr(libc, "malloc_trim"):
+            libc.malloc_trim(0)
+
+
 def environment(machine: Machine) -> dict[str, Any]:
     """What a run was made with: recorded, and no part of its key."""
     packages = ("torch", "numpy", "pandas", "scikit-learn", "safetensors", "hydra-core")

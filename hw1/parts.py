@@ -1,14 +1,18 @@
 """From a config's `_target_` to an object, of allowed origin only."""
 
+import functools
 import importlib
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hw1.errors import UserError
+import numpy as np
+
+from hw1.errors import UserError, shortened
 
 ALLOWED = ("hw1", "torch.nn", "torch.optim")
+OURS = ("_target_", "_partial_")  # keys of a node that its target does not get
 
 
 def _under(name: str, prefixes: Sequence[str]) -> bool:
@@ -19,7 +23,8 @@ def find(target: Any, allow: Sequence[str] = (), key: str = "_target_") -> Calla
     """The class or function that a dotted `target` names.
 
     Both the name and the module in which the found object was defined must lie under hw1, torch.nn, torch.optim or a
-    prefix in `allow`: `hw1.data.np.load` begins well, and is numpy's.
+    prefix in `allow`: `hw1.data.np.load` begins well, and is numpy's. Of numpy's ufuncs, which do not say where they
+    were defined and can do nothing but compute, the name suffices.
 
     Raises: UserError where the name is not allowed, cannot be imported, or is no class or function.
     """
@@ -28,6 +33,8 @@ def find(target: Any, allow: Sequence[str] = (), key: str = "_target_") -> Calla
     if not isinstance(target, str) or "." not in target or not _under(target, prefixes):
         raise UserError(f"{key}={target}: {permitted}")
     found = _resolve(target, key)
+    if isinstance(found, np.ufunc):
+        return found
     if not callable(found) or not (inspect.isclass(found) or inspect.isroutine(found)):
         raise UserError(f"{key}={target}: is not a class or a function")
     if not _under(getattr(found, "__module__", None) or "", prefixes):
@@ -58,7 +65,7 @@ def _resolve(target: str, key: str) -> Any:
 
 
 def build(node: Mapping[str, Any], *args: Any, allow: Sequence[str] = (), **given: Any) -> Any:
-    """Call what `node["_target_"]` names with the node's other keys.
+    """Call what `node["_target_"]` names with the node's other keys; with `_partial_: true` give a functools.partial.
 
     Args:
         node: a resolved config node; nested nodes with a `_target_` are built first.
@@ -68,7 +75,9 @@ def build(node: Mapping[str, Any], *args: Any, allow: Sequence[str] = (), **give
             needs no `input_shape` is not bothered with it. A key of the node wins.
     """
     target = find(node.get("_target_"), allow)
-    keys = {key: _nested(value, allow) for key, value in node.items() if key != "_target_"}
+    keys = {key: _nested(value, allow) for key, value in node.items() if key not in OURS}
+    if is_partial(node):
+        return functools.partial(target, *args, **keys)
     try:
         signature = inspect.signature(target)
         given = {name: value for name, value in given.items() if name in signature.parameters and name not in keys}
@@ -87,12 +96,25 @@ def _nested(value: Any, allow: Sequence[str]) -> Any:
     return [_nested(item, allow) for item in value] if isinstance(value, list) else value
 
 
-def targets(node: Any) -> list[str]:
+def is_partial(node: Mapping[str, Any], key: str = "_partial_") -> bool:
+    """Whether a node asks for a function, some of whose arguments it sets, instead of for what it gives."""
+    if not isinstance(node.get("_partial_", False), bool):
+        raise UserError(f"{key}={shortened(node['_partial_'])}: must be true or false")
+    return bool(node.get("_partial_", False))
+
+
+def nodes(tree: Any, key: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Every node with a `_target_` in a tree of plain containers that stands at `key`, by its own; outermost first."""
+    if isinstance(tree, Mapping) and "_target_" in tree:
+        yield key, tree
+    inner = tree.items() if isinstance(tree, Mapping) else enumerate(tree) if isinstance(tree, list) else ()
+    for name, value in inner:
+        yield from nodes(value, f"{key}.{name}".removeprefix("."))
+
+
+def targets(tree: Any) -> list[str]:
     """Every `_target_` in a tree of plain containers, outermost first."""
-    if isinstance(node, Mapping):
-        own = [node["_target_"]] if "_target_" in node else []
-        return own + [target for value in node.values() for target in targets(value)]
-    return [target for item in node for target in targets(item)] if isinstance(node, list) else []
+    return [node["_target_"] for _, node in nodes(tree)]
 
 
 def source_file(target: str, allow: Sequence[str]) -> Path | None:

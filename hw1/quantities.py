@@ -54,9 +54,25 @@ def _of_split(split: str, words: str) -> list[Quantity]:
     ]
 
 
+def _of_line(init: str, method: str) -> list[Quantity]:
+    """The quantities of one straight line between two networks: from the same initial weights or from different ones,
+    as they are (naive) or with the hidden units of one renamed (aligned)."""
+    of, at = f"{method}, {init} init", "at the α given, θ_α = (1−α)·θ_A + α·θ_B"
+    rise = "max over α in [0, 1] of L(θ_α) − [(1−α)·L(θ_A) + α·L(θ_B)]"
+    return [
+        Quantity(f"barrier_{init}_{method}", f"barrier ({of})", f"{rise}, test loss (Entezari et al. 2022)", "lower"),
+        Quantity(f"error_barrier_{init}_{method}", f"error barrier ({of})", f"{rise}, L the test error", "lower"),
+        Quantity(f"test_loss_{init}_{method}", f"test loss ({of})", f"test loss {at}", "lower", "log"),
+        Quantity(f"test_accuracy_{init}_{method}", f"test accuracy ({of})", f"test accuracy {at}", "higher", "logit"),
+        Quantity(f"test_r2_{init}_{method}", f"test R² ({of})", f"test R² {at}", "higher", "unexplained"),
+    ]
+
+
 _ALL = [
     *(quantity for split, words in SPLITS.items() for quantity in _of_split(split, words)),
     Quantity("max_error", "max |error|", "max |prediction − target| over the test split", "lower", "log"),
+    Quantity("test_unexplained", "1 − test R²", "SS_res/SS_tot, over the test split", "lower", "log"),
+    Quantity("residual", "residual", "prediction − target, at each test point"),
     Quantity(
         "accuracy_within",
         "accuracy within ε",
@@ -64,6 +80,11 @@ _ALL = [
         "higher",
         "logit",
     ),
+    Quantity(
+        "test_error", "test error", "share of test examples classified wrong, 1 − test accuracy", "lower", "logit"
+    ),
+    Quantity("recall", "recall", "share of the test examples of a class that are classified right", "higher", "logit"),
+    Quantity("confidence", "confidence", "softmax probability of the class predicted", None, "logit"),
     Quantity("generalisation_gap", "generalisation gap", "train accuracy − test accuracy", "lower", "linear"),
     Quantity(
         "softmax_jacobian",
@@ -85,6 +106,65 @@ _ALL = [
         "mean over test points of ‖∂ℓ(x, y)/∂x‖₂, per example (the assignment's wording)",
         "lower",
         "log",
+    ),
+    Quantity(
+        "noise_scale",
+        "gradient noise scale",
+        "tr(Σ)/|G|² of the training loss at the end of training, in examples (McCandlish et al. 2018)",
+        None,
+        "log",
+    ),
+    Quantity(
+        "noise_scale_start",
+        "noise scale at the start",
+        "tr(Σ)/|G|² of the training loss at the initial weights, in examples (McCandlish et al. 2018)",
+        None,
+        "log",
+    ),
+    *(line for init in ("same", "different") for method in ("naive", "aligned") for line in _of_line(init, method)),
+    *(
+        Quantity(f"distance_{init}", f"distance ({init} init)", "‖θ_A − θ_B‖₂ over all parameters", scale="log")
+        for init in ("same", "different")
+    ),
+    Quantity(
+        "layer_barrier",
+        "layer barrier",
+        "max over α in [0, 1] of L(θ_A with one layer at α) − [(1−α)·L(θ_A) + α·L(θ_B)], test loss "
+        "(after Adilova et al. 2024)",
+        "lower",
+    ),
+    Quantity(
+        "displacement",
+        "distance travelled",
+        "‖w_T − w_0‖ between the first and the last collected weights of a network",
+    ),
+    Quantity(
+        "straightness",
+        "straightness",
+        "‖w_T − w_0‖ / Σ_t‖w_t − w_(t−1)‖ over a network's collected weights: 1 for a straight line",
+        None,
+        "logit",
+    ),
+    Quantity(
+        "walk_straightness",
+        "straightness of a random walk",
+        "√(Σ_t d_t²) / Σ_t d_t with the path's own steps d_t = ‖w_t − w_(t−1)‖, orthogonal in many dimensions",
+        None,
+        "logit",
+    ),
+    Quantity(
+        "path_plane",
+        "share of a path's variance in its own plane",
+        "PC1 + PC2's share of the variance of one network's collected weights: 1 for a path in a plane",
+        None,
+        "logit",
+    ),
+    Quantity(
+        "walk_plane",
+        "that share of a random walk",
+        "the same of random walks with the path's own steps (Antognini & Sohl-Dickstein 2018), mean over draws",
+        None,
+        "logit",
     ),
     Quantity("parameters", "parameters", "number of trained parameters, by layer Σ (n_in + 1)·n_out"),
     Quantity("steps", "steps", "optimizer steps taken"),

@@ -21,6 +21,7 @@ class Schedule:
     drop_factor: float
     scaling: str
     reference_batch_size: int
+    hold: str
 
     def factor(self, step: int, steps: int, batch_size: int) -> float:
         """What the configured rate is multiplied by at a step, 0 ≤ step < steps."""
@@ -37,6 +38,11 @@ class Schedule:
             return scaled * self.drop_factor ** math.floor(t / self.drop_every + 1e-9)
         return scaled
 
+    @property
+    def counted_by(self) -> int | None:
+        """The batch size whose steps `epochs` stand for, whatever is trained with; None: each its own (hold=epochs)."""
+        return self.reference_batch_size if self.hold == "steps" else None
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -50,10 +56,13 @@ class Plan:
 
     @classmethod
     def of(cls, examples: int, batch_size: int, epochs: int | None, steps: int | None,
-           collect_every: int | None, evaluate_every: int | None) -> "Plan":  # fmt: skip
-        """The plan for `examples` training examples; exactly one of `epochs` and `steps` is given."""
+           collect_every: int | None, evaluate_every: int | None, counted_by: int | None = None) -> "Plan":  # fmt: skip
+        """The plan for `examples` training examples; exactly one of `epochs` and `steps` is given.
+
+        `epochs` stand for epochs·⌈N/B⌉ steps, B the batch size or, where it is given, `counted_by`.
+        """
         per_epoch = math.ceil(examples / batch_size)
-        total = steps if steps is not None else (epochs or 0) * per_epoch
+        total = steps if steps is not None else (epochs or 0) * math.ceil(examples / (counted_by or batch_size))
         every = evaluate_every or max(1, math.ceil(total / per_epoch / HISTORY_ROWS))
         return cls(examples, batch_size, total, collect_every, every)
 

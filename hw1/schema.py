@@ -53,6 +53,7 @@ Share = Annotated[float, Range(0, 1)]
 Positive = Annotated[float, Range(0, 1e9, open_low=True)]
 NonNegative = Annotated[float, Range(0, 1e9)]
 Dropped = Annotated[float, Range(0, 0.999)]
+OwnFunction = Annotated[dict[str, Any], "own function"]  # a node of which parts.build makes a callable
 Activation = Literal["relu", "leaky_relu", "tanh", "gelu", "sine", "identity"]
 
 
@@ -66,6 +67,7 @@ class Schedule:
     drop_factor: Share  # kind=step: the rate is multiplied by it at each drop
     scaling: Literal["none", "linear", "sqrt"]  # rate × (batch_size / reference)^(0, 1, ½)
     reference_batch_size: Count
+    hold: Literal["epochs", "steps"]  # what `epochs` keep equal over batch sizes: passes, or steps
 
 
 @dataclass
@@ -125,7 +127,7 @@ class Npz(Split):
 
 @dataclass
 class Function(Split):
-    target: Literal["sinc", "sign", "sine", "damped"]
+    target: Literal["sinc", "sign", "sine", "damped"] | OwnFunction
     points: Annotated[int, Range(3, 1e7)]
     test_points: Annotated[int, Range(2, 1e7)]
     low: Annotated[float, Range(-1e9, 1e9)]
@@ -266,6 +268,8 @@ def allowed(hint: Any) -> str:
     origin, arguments = get_origin(hint), get_args(hint)
     if origin is Annotated:
         bounds = next((str(bound) for bound in arguments[1:] if isinstance(bound, Range)), "")
+        if "own function" in arguments[1:]:
+            return "a function of your own (see dataset=own_function)"
         return "auto, cpu, cuda, cuda:N or mps" if "device" in arguments[1:] else allowed(arguments[0]) + bounds
     if origin is Literal:
         return "one of " + ", ".join(map(str, arguments)) if len(arguments) > 1 else str(arguments[0])
@@ -286,6 +290,8 @@ def _fits(value: Any, hint: Any) -> bool:
             return isinstance(value, str) and (
                 value in ("auto", "cpu", "cuda", "mps") or re.fullmatch(r"cuda:[0-9]{1,4}", value) is not None
             )
+        if "own function" in arguments[1:]:
+            return isinstance(value, Mapping) and "_target_" in value
         return _fits(value, arguments[0]) and all(b.holds(value) for b in arguments[1:] if isinstance(b, Range))
     if origin is Literal:
         return any(value == option and type(value) is type(option) for option in arguments)

@@ -14,7 +14,7 @@ import numpy as np
 
 from hw1 import packed_mnist
 from hw1.data import CUT, OBSERVATION, Source, checked, draws, stratified
-from hw1.errors import UserError
+from hw1.errors import UserError, one_line, shortened
 
 DIGIT_NAMES = tuple("0123456789")
 
@@ -155,20 +155,72 @@ FUNCTIONS: dict[str, Callable[[np.ndarray, float], np.ndarray]] = {
 
 
 def function(
-    target: str, points: int, test_points: int, low: float, high: float, noise: float, frequency: float, seed: int
+    target: str | Callable[..., Any],
+    points: int,
+    test_points: int,
+    low: float,
+    high: float,
+    noise: float,
+    frequency: float,
+    seed: int,
 ) -> Source:
-    """Points (N, 1) of a function of one variable, float64: y(x) = FUNCTIONS[target](x, frequency).
+    """Points (N, 1) of a function of one variable, float64: y(x) = FUNCTIONS[target](x, frequency), or target(x).
 
     Training points are evenly spaced from `low` to `high`; test points are evenly spaced in between, shifted so that
     none is a training point. Gaussian noise of standard deviation `noise` (units of y), drawn from `seed`, is added to
     the training targets, hence also to the validation targets, which are cut from them; test targets are the function.
+
+    A callable of the user's own is given all x at once, (N, 1) float64, and returns as many numbers, (N, 1) or (N,);
+    or, where it cannot do that, one x after another, each a float. It must give the same numbers every time.
+    Raises: UserError for points without room, and for a callable that raises or gives anything but finite real numbers.
     """
     x_train, x_test = _train_and_test_points(points, test_points, low, high)
-    y_train, y_test = (FUNCTIONS[target](x, frequency) for x in (x_train, x_test))
+    if callable(target):
+        y_train, y_test = (_own_values(target, x) for x in (x_train, x_test))
+    elif target in FUNCTIONS:
+        y_train, y_test = (FUNCTIONS[target](x, frequency) for x in (x_train, x_test))
+    else:
+        raise UserError(f"dataset.target={shortened(target)}: is no function; give its node a _partial_: true")
     if noise:
         generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, OBSERVATION])))
         y_train = y_train + noise * generator.standard_normal(y_train.shape)
-    return Source(x_train, y_train, x_test, y_test, unit="x", name=f"function {target}")
+    return Source(x_train, y_train, x_test, y_test, unit="x", name=f"function {_name(target)}")
+
+
+def _own_values(target: Callable[..., Any], x: np.ndarray) -> np.ndarray:
+    """(N, 1) values of a user's function at x (N, 1)."""
+    shapes = (x.shape, x.shape[:1])
+    with np.errstate(all="ignore"):  # what is not finite is said below
+        y, problem = _attempt(lambda: target(x.copy()))
+        if y.shape not in shapes:  # a function of one number, perhaps
+            y, again = _attempt(lambda: [np.asarray(target(float(number))) for number in x[:, 0]])
+            if again:
+                at_once = f", {problem} for all" if problem not in ("", again) else ""
+                raise _unusable(target, f"raises {again} for one x{at_once}")
+    if y.dtype.kind not in "biuf" or y.shape not in shapes:
+        raise _unusable(target, f"must give one real number for each x, not {y.dtype} of shape {y.shape[1:]}")
+    y = y.reshape(x.shape).astype(np.float64)
+    if not (finite := np.isfinite(y)).all():
+        raise _unusable(target, f"gives {y[~finite][0]} at x={x[~finite][0]:g}; must be finite")
+    return y
+
+
+def _attempt(call: Callable[[], Any]) -> tuple[np.ndarray, str]:
+    """What a user's function gives, as an array, or what it raises, in words."""
+    try:
+        return np.array(call()), ""
+    except Exception as error:  # it may raise anything
+        return np.empty((0, 0)), f"{type(error).__name__} ({one_line(error)})"
+
+
+def _unusable(target: Callable[..., Any], why: str) -> UserError:
+    return UserError(f"dataset.target: {_name(target)} {shortened(why, 300)}")
+
+
+def _name(target: Any) -> str:
+    """What a target is called, within a functools.partial, too."""
+    inner = getattr(target, "func", target)
+    return str(target if isinstance(target, str) else getattr(inner, "__name__", type(inner).__name__))
 
 
 def _train_and_test_points(points: int, test_points: int, low: float, high: float) -> tuple[np.ndarray, np.ndarray]:

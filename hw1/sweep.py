@@ -138,9 +138,8 @@ def write_plan(planned: Planned, words: Sequence[str], resumed: bool = False) ->
     that are done are, and job.execute passes them by. Raises: UserError if the folder holds another sweep's jobs.
     """
     content = _plan_of(planned, words) if planned.multirun else {}
-    if resumed:
-        if _conditions(read_json(planned.folder / PLAN)) != _conditions(content):
-            raise UserError(f"{planned.folder}: its jobs are not those that the same command gives now; start anew")
+    if resumed and _conditions(read_json(planned.folder / PLAN)) != _conditions(content):
+        raise UserError(f"{planned.folder}: its jobs are not those that the same command gives now; start anew")
     for folder in planned.folders:
         if not (resumed and read_json(folder / RESULT).get("status") == "ok"):
             (folder / RESULT).unlink(missing_ok=True)

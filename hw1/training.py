@@ -109,12 +109,11 @@ def train(
     stacked = replicas > 1 and bool(vectorize)
     groups = [list(range(replicas))] if stacked else [[r] for r in range(replicas)]
     records = []
+    weights: State = {}
     for group in groups:
         learner = _Learner([models[r] for r in group], group, loss, order_seed, splits.input_shape)
-        session = _Session(learner, make_optimizer, splits, plan, schedule, order_seed, replicas, watcher)
+        session = _Session(learner, make_optimizer, splits, plan, schedule, order_seed, replicas, watcher, weights)
         records.append(session.run())
-    names = records[0].weights[0]
-    weights = {name: torch.stack([state[name] for record in records for state in record.weights]) for name in names}
     history = sorted(
         (row for record in records for row in record.history), key=lambda row: (row["replica"], row["step"])
     )
@@ -186,9 +185,8 @@ def _plain(value: Tensor) -> Tensor:
 class _Record:
     """What a session leaves, replicas in the order of the learner's."""
 
-    weights: list[State]
+    status: list[str]
     history: list[dict[str, Any]] = field(default_factory=list)
-    status: list[str] = field(default_factory=list)
 
 
 class _Session:
@@ -196,14 +194,15 @@ class _Session:
 
     def __init__(
         self, learner: _Learner, make_optimizer: MakeOptimizer, splits: Splits, plan: Plan, schedule: Schedule,
-        order_seed: int, of_replicas: int, watcher: Watcher,
+        order_seed: int, of_replicas: int, watcher: Watcher, weights: State,
     ) -> None:  # fmt: skip
         self.learner, self.splits, self.plan, self.schedule = learner, splits, plan, schedule
         self.order_seed, self.of_replicas, self.watcher = order_seed, of_replicas, watcher
+        self.weights = weights
         self.optimizer = make_optimizer(list(learner.parameters.values()))
         self.rates = [group["lr"] for group in self.optimizer.param_groups]
         count = len(learner.replicas)
-        self.record = _Record([{} for _ in range(count)], status=["ok"] * count)
+        self.record = _Record(["ok"] * count)
         self.collected, self.evaluated = set(plan.collected()), set(plan.evaluated())
         self.losses = torch.zeros(count, device=splits.device, dtype=splits.dtype)  # read once an epoch
         self.reported = (time.monotonic(), 0)
@@ -292,11 +291,15 @@ class _Session:
 
     def _collect(self, step: int) -> None:
         for position, status in enumerate(self.record.status):
-            state = self.learner.state(position)
-            if status != "ok":
-                state = {k: torch.full_like(v, torch.nan) if v.is_floating_point() else v for k, v in state.items()}
-            label = f"{self.plan.epoch(step):.10g}"
-            self.record.weights[position] |= {f"{label}/{name}": value for name, value in state.items()}
+            for name, value in self.learner.state(position).items():
+                self._place(f"{self.plan.epoch(step):.10g}/{name}", position, value, status)
+
+    def _place(self, label: str, position: int, value: Tensor, status: str) -> None:
+        """Put a tensor where all replicas' will be: stacked at the end, all weights of all epochs were there twice."""
+        if label not in self.weights:
+            self.weights[label] = torch.empty(self.of_replicas, *value.shape, dtype=value.dtype)
+        felled = status != "ok" and value.is_floating_point()
+        self.weights[label][self.learner.replicas[position]] = torch.nan if felled else value
 
     def _report(self, step: int) -> None:
         then, last = self.reported

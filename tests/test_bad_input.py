@@ -83,7 +83,7 @@ def refusal(tmp_path, monkeypatch, capsys, data_dir):
         (["threads=0"], ["threads=0", "or auto"]),
         (["budget=3"], ["budget=3", "at least 10"]),
         # left out
-        (["experiment=null"], ["experiment=null", "function, sensitivity"]),
+        (["experiment=null"], ["experiment=null", "function, interpolation"]),
         (["~model"], ["~model", "model=…"]),
         (["~seed"], ["~seed", "seed=…"]),
         (["~schedule.kind"], ["schedule.kind", "cosine"]),

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from rich.console import Console
+from scipy.stats import ttest_1samp
 
 from hw1 import compare, results
 from hw1.errors import UserError
@@ -238,6 +239,33 @@ def test_two_keys_compare_the_ends_of_the_first_at_each_value_of_the_other(tmp_p
     assert "at depth=2" in second
     assert second.endswith("n=3 (simultaneous over 2 comparisons): not resolved.")
     assert [len(condition.jobs) for condition in results.read_sweep(folder).conditions] == [1] * 4
+
+
+def test_difference_to_the_first_condition_of_a_grid(tmp_path: Path) -> None:
+    jobs = [{"model.dropout": dropout, "optimizer.weight_decay": decay} for dropout in (0, 0.5) for decay in (0, 1e-4)]
+    values = [[0.90, 0.91, 0.92], [0.93, 0.94, 0.96], [0.89, 0.93, 0.91], [0.95, math.nan, math.nan]]
+    printed = rendered(make(tmp_path, jobs, values, "test_accuracy"), 110)
+    from_scipy = ttest_1samp(np.subtract(values[1], values[0]), 0).confidence_interval(1 - 0.05 / 3)
+    row = next(line for line in printed.splitlines() if line.lstrip().startswith("0 ") and "0.0001" in line)
+    assert f"+0.033 [{from_scipy.low:+.3f}, {from_scipy.high:+.3f}]".replace("-", "−") in row
+    assert "  the first" in printed
+    assert "+0.05 n=1" in printed
+    assert "simultaneous over 3 (Bonferroni)" in printed
+
+
+def test_difference_to_the_first_of_named_conditions_where_there_is_room(tmp_path: Path) -> None:
+    folder = make(
+        tmp_path, [{"model": "mlp"}, {"model": "cnn"}], [[0.90, 0.91, 0.92], [0.97, 0.98, 0.98]], "test_accuracy"
+    )
+    assert "minus the first" in rendered(folder)
+    assert "minus the first" not in rendered(folder, 50)
+
+
+def test_no_difference_to_the_first_of_one_numeric_key_or_one_replica(sweep_folder: Path, tmp_path: Path) -> None:
+    assert "minus the first" not in rendered(sweep_folder)
+    single = tmp_path / "single"
+    single.mkdir()
+    assert "minus the first" not in rendered(make(single, [{"model": "mlp"}, {"model": "cnn"}], [[0.9], [0.8]]))
 
 
 def test_group_names(tmp_path: Path) -> None:

@@ -12,14 +12,17 @@ from hw1.recipe import Recipe
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 GROUPS = ("dataset", "model", "optimizer", "loss", "experiment")
-OPTIONS = [(group, file.stem) for group in GROUPS for file in sorted((CONF / group).glob("*.yaml"))]
+PRESETS = ("control",)  # groups that set keys of others and have no node of their own
+OPTIONS = [(group, file.stem) for group in (*GROUPS, *PRESETS) for file in sorted((CONF / group).glob("*.yaml"))]
 EXPERIMENTS = [option for group, option in OPTIONS if group == "experiment"]
 # What an option leaves to its user, or needs beside it: a key of the option, with the values to try it with.
 NEEDS = {
     ("model", "custom"): ["model._target_=torch.nn.Flatten"],
     ("dataset", "custom"): ["dataset._target_=hw1.sources.digits", "+dataset.standardize=true"],
+    ("dataset", "own_function"): ["dataset.target._target_=hw1.errors.one_line"],
     ("dataset", "npz"): ["dataset.path=arrays.npz"],
 }
+OVERRULED = {("interpolation", "batch_size")}  # names that an experiment sets anew for each of its networks
 NAMES = ("batch_size", "epochs", "steps", "seed", "init_seed", "order_seed", "replicas")
 
 
@@ -41,7 +44,7 @@ def open_values(node: object) -> list[object]:
 
 
 def test_every_group_has_options():
-    assert {group for group, _ in OPTIONS} == set(GROUPS)
+    assert {group for group, _ in OPTIONS} == {*GROUPS, *PRESETS}
 
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
@@ -107,6 +110,10 @@ def test_experiment_is_built_and_names_its_recipes(option):
 @pytest.mark.parametrize("option", EXPERIMENTS)
 @pytest.mark.parametrize("name", NAMES)
 def test_top_level_names_reach_the_recipe(option, name):
+    if (option, name) in OVERRULED:
+        with pytest.raises(UserError, match=f"^{name} is not used"):
+            config_of(f"experiment={option}", f"{name}=7")
+        return
     recipe = Recipe.from_config(config_of(f"experiment={option}", f"{name}=7"), "cpu").as_dict()
     if name == "seed":
         assert recipe["init_seed"] == recipe["order_seed"] == 7
@@ -167,6 +174,8 @@ def test_an_experiments_values_win_over_config_yaml(option):
     config = config_of(f"experiment={option}")
     for key, value in values.items():
         found = value_at(config, key)
+        if isinstance(value, str) and value.startswith("${"):
+            value = value_at(config, value[2:-1])
         assert found == (float(value) if isinstance(found, float) and isinstance(value, str) else value), key
 
 
@@ -179,6 +188,21 @@ def test_every_top_level_key_has_a_type_and_every_type_a_key():
     text = yaml.safe_load((CONF / "config.yaml").read_text(encoding="utf-8"))
     keys = set(text) - {"defaults", "hydra"} | set(GROUPS)
     assert keys == set(schema.Config.__dataclass_fields__)
+
+
+@pytest.mark.parametrize("experiment", ["function", "sensitivity"])
+def test_a_control_changes_what_it_names_and_nothing_else(experiment):
+    plain = config_of(f"experiment={experiment}")
+    for control, key, value in (
+        ("fixed_steps", "hold", "steps"),
+        ("linear", "scaling", "linear"),
+        ("sqrt", "scaling", "sqrt"),
+    ):
+        config = config_of(f"experiment={experiment}", f"control={control}")
+        assert config == plain | {"schedule": plain["schedule"] | {key: value}}
+    assert config_of(f"experiment={experiment}", "control=none") == plain
+    assert config_of("control=linear", "schedule.scaling=sqrt")["schedule"]["scaling"] == "sqrt"  # typed keys win
+    assert config_of("control=none", "schedule.hold=steps")["schedule"]["hold"] == "steps"
 
 
 def test_a_new_experiment_is_one_file(tmp_path):

@@ -25,13 +25,14 @@ def folder(sensitivity_sweep):
 
 
 def test_every_file_is_there(folder):
-    tables = {"comparison.csv", "sensitivity.csv", "history.csv", "summary.csv"}
+    tables = {"comparison.csv", "sensitivity.csv", "history.csv", "summary.csv", "best_batch_size.csv"}
     figures = {"sensitivity.png", "sensitivity.svg"}
     names = {path.name for path in folder.iterdir()}
     assert {"0", "1", "2", "sweep.json", *tables, *figures} <= names
+    of_a_job = tables - {"comparison.csv", "best_batch_size.csv"}
     for number in "012":
         names = {path.name for path in (folder / number).iterdir()}
-        assert names == {*tables, *figures, "result.json", "hw1.log", ".hydra"} - {"comparison.csv"}
+        assert names == {*of_a_job, *figures, "result.json", "hw1.log", ".hydra"}
 
 
 def test_sensitivity_has_a_row_per_batch_size_replica_and_measure(folder):
@@ -43,6 +44,32 @@ def test_sensitivity_has_a_row_per_batch_size_replica_and_measure(folder):
     assert table["sensitivity"].nunique() == len(expected)
     steps = table.groupby("batch_size")["steps"].unique().map(list).to_dict()
     assert steps == {size: [2 * -(-1000 // size)] for size in BATCH_SIZES}
+
+
+def test_best_batch_size_is_what_the_summary_says(folder, sensitivity_sweep):
+    table = pd.read_csv(folder / "best_batch_size.csv")
+    assert {"batch_size", "on_front", "pick", "one_se_pick", "frequency", "verdict"} <= set(table.columns)
+    assert table["batch_size"].tolist() == BATCH_SIZES
+    by_size = pd.read_csv(folder / "summary.csv").groupby("batch_size")
+    logs = by_size["softmax_jacobian"].apply(lambda values: np.log(values).mean())
+    assert table["log_sensitivity"].tolist() == pytest.approx(logs.tolist())
+    assert table["validation_error"].tolist() == pytest.approx((1 - by_size["validation_accuracy"].mean()).tolist())
+    assert table["frequency"].sum() == pytest.approx(1)
+    (pick,) = table[table["pick"]].itertuples()
+    assert pick.on_front
+    assert pick.verdict == ("pick" if pick.frequency >= 0.5 else "not resolved")
+    (sentence,) = re.findall(r"^best batch size .*$", sensitivity_sweep.out, re.MULTILINE)
+    assert f"{100 * pick.frequency:.0f} % of 2,000 bootstrap resamples" in sentence
+    assert f"test error of {pick.batch_size}: " in sentence
+    assert "at fixed epochs a larger batch takes fewer (126 at 16, 8 at 256)" in sensitivity_sweep.out
+
+
+def test_noise_scale_of_every_replica(folder):
+    """On the whole training split it is always resolved; at the start it is the replica's own, whatever the batch."""
+    table = pd.read_csv(folder / "summary.csv")
+    assert (table[["noise_scale", "noise_scale_start"]] > 0).all(axis=None)
+    assert table["noise_scale"].nunique() == 9
+    assert table.groupby("replica")["noise_scale_start"].nunique().tolist() == [1, 1, 1]
 
 
 def test_networks_learn(folder):
@@ -136,7 +163,8 @@ def test_the_same_command_again_trains_nothing_and_gives_the_same_bytes(
     assert "nothing trained" in again.out
     assert "nothing trained" not in sensitivity_sweep.out
     second = sensitivity_sweep.folder / "again"
-    for name in ("sensitivity.csv", "summary.csv", "history.csv", "comparison.csv", "sensitivity.svg"):
+    tables = [f"{name}.csv" for name in ("sensitivity", "best_batch_size", "summary", "history", "comparison")]
+    for name in (*tables, "sensitivity.svg"):
         assert (second / name).read_bytes() == (folder / name).read_bytes(), name
     assert {file: file.stat().st_mtime_ns for file in runs.glob("*/*") if file.is_file()} == before
     results = [json.loads((second / number / "result.json").read_text(encoding="utf-8")) for number in "012"]

@@ -30,7 +30,7 @@ NPZ = OmegaConf.load(Path(__file__).resolve().parent.parent / "conf" / "dataset"
 SPLIT = {"validation": 150, "split_seed": 0, "subset": None, "label_noise": 0.0}
 SCHEDULE = {
     "kind": "cosine", "warmup": 0.1, "drop_every": 0.3, "drop_factor": 0.1, "scaling": "none",
-    "reference_batch_size": 64,
+    "reference_batch_size": 64, "hold": "epochs",
 }  # fmt: skip
 MLP = {"_target_": "hw1.models.mlp", "depth": 1, "width": 5, "activation": "relu", "dropout": 0.2, "batch_norm": True}
 CNN = {"_target_": "hw1.models.cnn", "depth": 1, "width": 2, "hidden": 4, "kernel": 3, "activation": "relu",

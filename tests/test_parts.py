@@ -1,8 +1,10 @@
 """Which targets are allowed, what they are called with, and what is said of those that cannot be called."""
 
+import functools
 import inspect
 import sys
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -158,6 +160,31 @@ def test_nested_nodes_are_built_first(own):
     assert (got["many"][1], got["deep"]["b"]) == (1, 2)
     assert "allowed are" in message(parts.build, node | {"one": {"_target_": "os.getcwd"}}, allow=[own])
     assert parts.targets(node) == [f"{own}.nets.seen"] + ["torch.nn.ReLU"] * 4
+
+
+def test_a_partial_node_gives_the_function_itself(own):
+    node = {"_target_": f"{own}.nets.seen", "_partial_": True, "a": 1, "b": {"_target_": "torch.nn.ReLU"}}
+    got = parts.build({"_target_": f"{own}.nets.seen", "inner": node, "c": 2}, allow=[own])
+    assert (got["c"], type(got["inner"])) == (2, functools.partial)
+    called = got["inner"](a=3, d=4)
+    assert isinstance(called.pop("b"), nn.ReLU)
+    assert called == {"a": 3, "d": 4}
+    assert parts.build(node | {"_partial_": False}, allow=[own])["a"] == 1  # as without: called, and not given the key
+    assert "allowed are" in message(parts.build, node)
+    assert message(parts.build, node | {"_partial_": "yes"}, allow=[own]) == "_partial_=yes: must be true or false"
+
+
+def test_nodes_are_named_by_their_place():
+    relu = {"_target_": "torch.nn.ReLU"}
+    tree = {"_target_": "a.b", "one": relu, "many": [1, {"deep": relu}], "none": {"x": 1}}
+    assert dict(parts.nodes(tree, "model")) == {"model": tree, "model.one": relu, "model.many.1.deep": relu}
+    assert [place for place, _ in parts.nodes(tree)] == ["", "one", "many.1.deep"]
+
+
+def test_ufuncs_are_functions():
+    assert parts.find("numpy.tanh", ["numpy"]) is np.tanh
+    assert parts.find("scipy.special.j0", ["scipy"])(0.0) == 1
+    assert "allowed are" in message(parts.find, "numpy.tanh")
 
 
 @pytest.mark.parametrize(

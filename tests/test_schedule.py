@@ -11,7 +11,7 @@ from hw1.schedule import HISTORY_ROWS, Plan, Schedule
 
 
 def rates(steps, *, kind="constant", warmup=0.0, drop_every=0.3, drop_factor=0.1, scaling="none", batch_size=64):
-    schedule = Schedule(kind, warmup, drop_every, drop_factor, scaling, 64)
+    schedule = Schedule(kind, warmup, drop_every, drop_factor, scaling, 64, "epochs")
     return [schedule.factor(step, steps, batch_size) for step in range(steps)]
 
 
@@ -96,3 +96,21 @@ def test_rows_and_kept_weights_fall_on_epochs_and_the_end(examples, batch_size, 
 
 def test_epochs_and_steps_are_two_ways_to_say_the_same():
     assert Plan.of(22, 8, 2, None, 1, 1) == Plan.of(22, 8, None, 6, 1, 1)
+
+
+@given(
+    examples=st.integers(1, 200), batch_size=st.integers(1, 60), reference=st.integers(1, 60), epochs=st.integers(1, 5)
+)
+def test_held_steps_are_those_of_the_reference_whatever_the_batch_size(examples, batch_size, reference, epochs):
+    held, free = (Schedule("constant", 0.0, 0.3, 0.1, "none", reference, hold) for hold in ("steps", "epochs"))
+    plan = Plan.of(examples, batch_size, epochs, None, None, None, held.counted_by)
+    of_reference = Plan.of(examples, reference, epochs, None, None, None)
+    assert plan.steps == of_reference.steps == epochs * math.ceil(examples / reference)
+    assert Plan.of(examples, reference, epochs, None, None, None, held.counted_by) == of_reference
+    own = Plan.of(examples, batch_size, epochs, None, None, None, free.counted_by)
+    assert own == Plan.of(examples, batch_size, epochs, None, None, None)
+    assert len(plan.evaluated()) <= HISTORY_ROWS
+
+
+def test_typed_steps_go_before_held_ones():
+    assert Plan.of(100, 10, None, 7, None, None, 64).steps == 7

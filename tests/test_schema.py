@@ -104,6 +104,17 @@ def test_refused_values(key, values, allowed):
         assert text.endswith(f": must be {allowed}")
 
 
+def test_a_function_is_a_name_or_a_node():
+    node = {"points": 10, "test_points": 10, "low": 0, "high": 1, "noise": 0, "frequency": 1, "seed": 0,
+            "validation": 2, "split_seed": 0, "subset": None, "label_noise": 0}  # fmt: skip
+    for target in ("damped", {"_target_": "mine.bump", "_partial_": True, "height": 3}, {"_target_": "mine.Bump"}):
+        check_keys(node | {"target": target}, schema.Function)
+    for target in ("sincc", None, 3, {}, {"height": 3}, ["sinc"]):
+        text = message(node | {"target": target}, schema.Function, "dataset.")
+        assert text.startswith("dataset.target=")
+        assert "one of sinc, sign, sine, damped, or a function of your own (see dataset=own_function)" in text
+
+
 def test_wrong_value_is_shown_as_it_is_written_in_a_config():
     assert message(GOOD | {"whole": None}).startswith("whole=null: ")
     assert message(GOOD | {"whole": True}).startswith("whole=true: ")
@@ -176,7 +187,7 @@ def test_every_listed_part_exists_and_takes_its_keys():
 def nodes():
     """Every node with a target of ours or torch's in conf/, by its file."""
     for file in sorted(CONF.glob("*/*.yaml")):
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        content = yaml.safe_load(file.read_text(encoding="utf-8")) or {}  # comments alone
         node = content.get("model", content) if file.parent.name == "model" else content
         if node.get("_target_", "???") != "???":
             yield pytest.param(node, id=f"{file.parent.name}/{file.stem}")

@@ -2,8 +2,10 @@
 
 import inspect
 import lzma
+import math
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -168,7 +170,84 @@ def test_test_points_are_evenly_spaced_inside_and_never_training_points(points, 
     np.testing.assert_allclose(np.diff(test), (high - low) / test_points, rtol=1e-6)
 
 
-# ---- the user's own ----
+# ---- functions of the user's own ----
+
+
+def own(target, **settings) -> data.Source:
+    return sources.function(target, **FUNCTION | settings)
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        lambda x: x**3 - x,
+        lambda x: (x**3 - x)[:, 0],  # (N,)
+        lambda x: math.pow(x, 3) - x,  # one number at a time
+        lambda x: (x**3 - x) if x >= 0 else 0,
+        partial(lambda x, k: x**k - x, k=3),
+        np.vectorize(lambda x: x**3 - x),
+    ],
+)
+def test_a_callable_is_called_with_all_x_or_one_after_another(target):
+    source = own(target, low=-1.0)
+    for x, y in ((source.x_train, source.y_train), (source.x_test, source.y_test)):
+        assert y.shape == x.shape
+        assert y.dtype == np.float64
+        np.testing.assert_allclose(y, np.where(x >= 0, x**3 - x, y), atol=1e-15)
+
+
+@given(st.lists(st.floats(-3, 3), min_size=1, max_size=5))
+def test_one_by_one_gives_what_all_at_once_gives(coefficients):
+    def polynomial(x):
+        return sum(c * x**power for power, c in enumerate(coefficients)) + 0 * x
+
+    def scalar(x):
+        return polynomial(x) if math.isfinite(x) else 0.0
+
+    np.testing.assert_allclose(own(polynomial).y_train, own(scalar).y_train, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("target", [np.tanh, math.tanh, np.sinc, lambda x: x > 0.5, lambda x: 7])
+def test_whatever_gives_real_numbers_is_a_function(target):
+    source = own(target)
+    np.testing.assert_allclose(source.y_test[:, 0], [float(target(x)) for x in source.x_test[:, 0]], atol=1e-15)
+
+
+def test_a_function_gets_an_array_of_its_own_and_noise_comes_after_it():
+    def spoils(x):
+        x *= 2
+        return x
+
+    source = own(spoils, noise=0.3)
+    np.testing.assert_array_equal(source.x_train[:, 0], np.linspace(0, 1, 40))
+    np.testing.assert_allclose(source.y_test, 2 * source.x_test)
+    assert (source.y_train - 2 * source.x_train).std() == pytest.approx(0.3, rel=0.4)
+
+
+@pytest.mark.parametrize(
+    ("target", "words"),
+    [
+        (lambda x: 1 / 0, "ZeroDivisionError (division by zero) for one x"),
+        (lambda: 1, "TypeError"),
+        (lambda x: np.zeros((3, 2)), "must give one real number for each x, not float64 of shape (3, 2)"),
+        (lambda x: "a", "one real number"),
+        (lambda x: None, "one real number"),
+        (lambda x: 1j * x, "complex128"),
+        (lambda x: np.log(x), "gives -inf at x=0; must be finite"),
+        (math.log, "ValueError"),
+        (partial(math.log, 2, 3), "TypeError"),
+        (3.5, "dataset.target=3.5: is no function; give its node a _partial_: true"),
+        (lambda x: Path("no\nfile").read_text(), "FileNotFoundError"),
+    ],
+)
+def test_what_is_no_real_function_is_said_in_one_line(target, words):
+    text = message(own, target)
+    assert text.startswith("dataset.target")
+    assert words in text
+    assert len(text.splitlines()) == 1
+
+
+# ---- files of the user's own ----
 
 
 @pytest.fixture
@@ -246,6 +325,10 @@ def test_damaged_npz_never_ends_in_another_error(tmp_path, arrays):
 def test_every_config_names_its_source_and_all_of_its_settings(path):
     config = yaml.safe_load(path.read_text())
     assert path.read_text().startswith("# ")
+    if "defaults" in config:  # the same with another target
+        assert config["defaults"] == ["function"]
+        assert set(config) == {"defaults", "target"}
+        return
     own = set(config) - {"_target_", "validation", "split_seed", "subset", "label_noise"}
     assert len(config) == len(own) + 5
     if config["_target_"] != "???":

@@ -15,8 +15,8 @@ from hw1.schedule import Plan, Schedule
 from hw1.training import data_order, initial_model, seed_of, stacks_well, train
 from hw1.watcher import Watcher
 
-CONSTANT = Schedule("constant", 0.0, 0.3, 0.1, "none", 64)
-COSINE = Schedule("cosine", 0.2, 0.3, 0.1, "none", 64)
+CONSTANT = Schedule("constant", 0.0, 0.3, 0.1, "none", 64, "epochs")
+COSINE = Schedule("cosine", 0.2, 0.3, 0.1, "none", 64, "epochs")
 OPTIMIZERS = {
     "sgd": partial(torch.optim.SGD, lr=0.05, momentum=0.9, nesterov=True, fused=True),
     "adam": partial(torch.optim.Adam, lr=3e-3, weight_decay=1e-3, fused=True),
@@ -210,7 +210,7 @@ def test_full_batch_descent_on_a_linear_net_has_a_closed_form():
 
 
 def test_learning_rates_that_reach_the_optimizer():
-    schedule = Schedule("step", 0.0, 0.5, 0.1, "linear", 4)
+    schedule = Schedule("step", 0.0, 0.5, 0.1, "linear", 4, "epochs")
     rows = fit(classes(train_size=16), optimizer=partial(torch.optim.SGD, lr=0.01), epochs=4, schedule=schedule).history
     assert [row["learning_rate"] for row in rows[1:]] == pytest.approx([0.02, 0.02, 0.002, 0.002])
 
