@@ -21,6 +21,7 @@ from hw1.results import Condition, Sweep
 from hw1.statistics import (
     Array,
     Interval,
+    first_digit,
     holm,
     mean_interval,
     number,
@@ -82,7 +83,7 @@ def changes_meaning(metric: str, keys: Sequence[str]) -> str | None:
     A loss is the one trained with; a sensitivity is per unit of input; an error in the target's unit.
     """
     meaning: tuple[str, ...]
-    if metric.endswith("_loss"):
+    if metric.endswith("_loss") or metric.startswith("barrier_"):
         meaning = ("loss", "dataset", "dataset.target", "dataset.path", "experiment")
     elif metric in ("softmax_jacobian", "logit_jacobian", "loss_gradient"):
         meaning = ("dataset", "dataset.standardize", "dataset.path")
@@ -90,7 +91,8 @@ def changes_meaning(metric: str, keys: Sequence[str]) -> str | None:
         meaning = ("dataset", "dataset.target", "dataset.path")
     else:
         return None
-    return next((key for key in keys if key in meaning or (key.startswith("loss.") and "loss" in meaning)), None)
+    own_keys = tuple(f"{key}." for key in meaning if key in ("loss", "dataset.target"))
+    return next((key for key in keys if key in meaning or key.startswith(own_keys)), None)
 
 
 # Printing
@@ -373,6 +375,7 @@ def _arrow(a: Array, b: Array, difference: Interval) -> str:
     pairs = both if both.sum() >= 2 else None
     means = [mean_interval(values if pairs is None else values[pairs]) for values in (a, b)]
     decimals = difference.decimals() if difference.high > difference.low else max(m.decimals() for m in means)
+    decimals = max(decimals, *(first_digit(m.mean) for m in means))  # a mean that is small is not 0
     return " → ".join(number(mean.mean, decimals) for mean in means)
 
 

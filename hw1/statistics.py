@@ -203,6 +203,11 @@ def _t_quantile(freedom: float, level: float) -> float:
     return float(stdtrit(freedom, (1 + level) / 2))
 
 
+def first_digit(value: float) -> int:
+    """The place behind the point of the first digit that is not 0, so many decimals show it; 0 for 0, NaN, ∞."""
+    return -_exponent(value, 1)
+
+
 def _exponent(value: float, digits: int) -> int:
     """Power of ten of the leading digit after rounding to `digits` significant ones (0.0996 -> −1); 0 for 0, NaN, ∞."""
     return int(f"{value:.{digits - 1}e}".split("e")[1]) if value and math.isfinite(value) else 0

@@ -367,13 +367,19 @@ def test_a_single_survivor_is_neither_best_nor_worse(tmp_path: Path) -> None:
         ("test_loss", "loss", False), ("test_loss", "loss.label_smoothing", False), ("test_loss", "batch_size", True),
         ("test_loss", "loss_scale", True), ("softmax_jacobian", "dataset.standardize", False),
         ("softmax_jacobian", "dataset.subset", True), ("test_accuracy", "loss", True),
-        ("test_mae", "dataset.target", False),
+        ("test_mae", "dataset.target", False), ("test_mae", "dataset.target.k", False),
+        ("barrier_same_naive", "loss", False),
     ],
 )  # fmt: skip
 def test_metrics_whose_meaning_a_key_changes_are_not_compared(
     tmp_path: Path, metric: str, key: str, same: bool
 ) -> None:
     assert compare.changes_meaning(metric, ["depth", key]) == (None if same else key)
+
+
+def test_a_small_mean_is_not_written_as_0(tmp_path: Path) -> None:
+    folder = make(tmp_path, [{"depth": 1}, {"depth": 7}], [[5.8e-4, 5.7e-4, 5.9e-4], [1.9e-7, 1.8e-7, 2e-7]])
+    assert "5.800e−04 → 2e−07" in compare.finding(results.read_sweep(folder))
 
 
 def test_what_changes_its_meaning_gets_neither_mark_nor_claim(tmp_path: Path) -> None:
