@@ -34,6 +34,8 @@ def check(config: Mapping[str, Any]) -> None:
     Raises: UserError.
     """
     schema.check_keys(config, schema.Config)
+    if config["schedule"]["hold"] == "steps" and config["steps"] is not None:
+        raise UserError(f"schedule.hold=steps: has no use beside steps={config['steps']}; give epochs instead")
     allow = config["allow_targets"]
     for name in ("experiment", "dataset", "model", "optimizer", "loss"):
         node = config[name]

@@ -18,6 +18,7 @@ from hw1.errors import UserError, one_line, shortened
 from hw1.experiments import Experiment
 from hw1.files import write_json, write_table
 from hw1.recipe import Recipe, load_dataset
+from hw1.schema import nearest
 from hw1.store import Store
 from hw1.terminal import PROGRESS, RESULT, Reporter, read_json
 
@@ -140,7 +141,8 @@ def _varied(config: DictConfig, overrides: Mapping[str, Any], words: Sequence[st
         if key in groups:
             continue
         if OmegaConf.select(config, key, default=config) is config:
-            raise UserError(f"unknown key {shortened(key)} (in a variant that the experiment asks for)")
+            hint = nearest(key, [str(name) for name in config])
+            raise UserError(f"unknown key {shortened(key)} for one of the experiment's networks{hint}")
         OmegaConf.update(config, key, value)
     return config
 

@@ -97,6 +97,12 @@ def refusal(tmp_path, monkeypatch, capsys, data_dir):
         (["alpha=0.5"], ["alpha", "experiment has no alpha"]),
         (["epochs=3", "steps=10"], ["epochs", "steps", "choose one"]),
         (["width=10"], ["width", "budget"]),
+        (["control=fixed_steps"], ["schedule.hold=steps", "steps=4000", "epochs"]),
+        ([*SMALL, "experiment=interpolation", "batch_size=3"], ["batch_size is not used"]),
+        (
+            ["experiment=interpolation", "experiment.endpoints=[{bach_size:1},{bach_size:2}]"],
+            ["bach_size", "batch_size"],
+        ),
         (["dataset=digits"], ["experiment=function", "one real input"]),
         (["dataset=digits", "loss=cross_entropy", "model=linear"], ["experiment=function", "one real input"]),
         ([S, "dataset=function"], ["experiment=sensitivity", "classes"]),
