@@ -1,6 +1,7 @@
 """How figures look, and how they reach the disk. The one owner of matplotlib, with the experiments' `draw`."""
 
 import logging
+import math
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -217,7 +218,9 @@ def powers_axis(axes: Axes, values: Sequence[float]) -> None:
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.set_xlim(ticks[0] / 1.5, ticks[-1] * 1.5)
-    if len(ticks) > 8:
+    gaps = np.diff(np.log(ticks)) / math.log(2.25 * ticks[-1] / ticks[0])  # shares of the axis
+    longest = max(len(f"{tick:g}") for tick in ticks)
+    if len(ticks) > 8 or (len(gaps) and gaps.min() < 0.03 * longest):  # labels that would touch
         axes.tick_params(axis="x", labelrotation=45)
 
 
