@@ -21,6 +21,7 @@ NEEDS = {
     ("dataset", "custom"): ["dataset._target_=hw1.sources.digits", "+dataset.standardize=true"],
     ("dataset", "own_function"): ["dataset.target._target_=hw1.errors.one_line"],
     ("dataset", "npz"): ["dataset.path=arrays.npz"],
+    ("control", "fixed_steps"): ["epochs=5"],  # the default experiment counts steps by itself
 }
 OVERRULED = {("interpolation", "batch_size")}  # names that an experiment sets anew for each of its networks
 NAMES = ("batch_size", "epochs", "steps", "seed", "init_seed", "order_seed", "replicas")
@@ -192,17 +193,18 @@ def test_every_top_level_key_has_a_type_and_every_type_a_key():
 
 @pytest.mark.parametrize("experiment", ["function", "sensitivity"])
 def test_a_control_changes_what_it_names_and_nothing_else(experiment):
-    plain = config_of(f"experiment={experiment}")
+    words = [f"experiment={experiment}", "epochs=5"]
+    plain = config_of(*words)
     for control, key, value in (
         ("fixed_steps", "hold", "steps"),
         ("linear", "scaling", "linear"),
         ("sqrt", "scaling", "sqrt"),
     ):
-        config = config_of(f"experiment={experiment}", f"control={control}")
+        config = config_of(*words, f"control={control}")
         assert config == plain | {"schedule": plain["schedule"] | {key: value}}
-    assert config_of(f"experiment={experiment}", "control=none") == plain
+    assert config_of(*words, "control=none") == plain
     assert config_of("control=linear", "schedule.scaling=sqrt")["schedule"]["scaling"] == "sqrt"  # typed keys win
-    assert config_of("control=none", "schedule.hold=steps")["schedule"]["hold"] == "steps"
+    assert config_of(*words, "control=none", "schedule.hold=steps")["schedule"]["hold"] == "steps"
 
 
 def test_a_new_experiment_is_one_file(tmp_path):
