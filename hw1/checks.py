@@ -13,7 +13,7 @@ from typing import Any
 
 from hw1 import parts, schema
 from hw1.errors import UserError, shortened
-from hw1.experiments import Experiment
+from hw1.experiments import Experiment, flattened
 from hw1.recipe import Recipe, check_fits, load_dataset
 
 BY_THE_MODEL = ("depth", "width", "budget", "alpha")  # top-level names that only some parts read
@@ -174,7 +174,7 @@ def check_use(raw: Mapping[str, Any], typed: set[str]) -> None:
 
 def check_overruled(variants: Iterable[Mapping[str, Any]], typed: set[str]) -> None:
     """Refuse a typed key that every variant which an experiment asks for sets anew."""
-    for key in set.intersection(*map(set, variants)) & typed:
+    for key in set.intersection(*({key for key, _ in flattened(variant)} for variant in variants)) & typed:
         raise UserError(f"{key} is not used: the experiment sets it anew for each of its networks")
 
 

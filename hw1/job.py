@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from hw1 import parts
 from hw1.errors import UserError, one_line, shortened
-from hw1.experiments import Experiment
+from hw1.experiments import Experiment, flattened
 from hw1.files import write_json, write_table
 from hw1.recipe import Recipe, load_dataset
 from hw1.schema import nearest
@@ -128,7 +128,7 @@ def variants(
 
 def _varied(config: DictConfig, overrides: Mapping[str, Any], words: Sequence[str]) -> DictConfig:
     """A config with further overrides, an option of a group among them: it behaves as if they had been typed last."""
-    changes = dict(_flat(overrides))
+    changes = dict(flattened(overrides))
     if changes.get("epochs") is not None:
         changes.setdefault("steps", None)  # which would go before it
     groups = {key: value for key, value in changes.items() if isinstance(value, str) and _is_node(config, key)}
@@ -149,15 +149,6 @@ def _varied(config: DictConfig, overrides: Mapping[str, Any], words: Sequence[st
 
 def _is_node(config: DictConfig, key: str) -> bool:
     return isinstance(OmegaConf.select(config, key), DictConfig)
-
-
-def _flat(overrides: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """{"optimizer": {"lr": 1}} and {"optimizer.lr": 1} alike as ("optimizer.lr", 1)."""
-    for key, value in overrides.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def threads_of(requested: int | str, side_by_side: int) -> int:

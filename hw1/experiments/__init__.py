@@ -5,7 +5,7 @@ of last year; they must not need torch, and these modules import none before `me
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -59,6 +59,15 @@ class Experiment(ABC):
     @abstractmethod
     def draw(self, tables: Tables, swept: list[str]) -> "dict[str, Figure]":
         """Figures by file name, from the tables of a job or of a sweep, those of `conclude` among them."""
+
+
+def flattened(overrides: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """{"optimizer": {"lr": 1}} and {"optimizer.lr": 1} alike as ("optimizer.lr", 1)."""
+    for key, value in overrides.items():
+        if isinstance(value, Mapping):
+            yield from flattened(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 def conditions(swept: Sequence[str]) -> list[str]:

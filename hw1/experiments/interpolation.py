@@ -18,7 +18,7 @@ import pandas as pd
 
 from hw1.data import Dataset
 from hw1.errors import UserError, shortened, written
-from hw1.experiments import Conclusion, Experiment, Overrides, Tables, conditions, replicate
+from hw1.experiments import Conclusion, Experiment, Overrides, Tables, conditions, flattened, replicate
 from hw1.measures.barrier import BARRIERS
 from hw1.quantities import quantity
 from hw1.recipe import Recipe
@@ -78,7 +78,7 @@ class Interpolation(Experiment):
             raise UserError(f"experiment.endpoints={shortened(self.endpoints)}: {form}")
         if not self.alphas:
             raise UserError("experiment.alpha=[]: must hold at least one number")
-        flat = [dict(_flat(each)) for each in self.endpoints]
+        flat = [dict(flattened(each)) for each in self.endpoints]
         if seeds := {"seed", "init_seed"} & (flat[0].keys() | flat[1].keys()):
             why = "both initialisations are measured anyway; order_seed may differ"
             raise UserError(f"experiment.endpoints: cannot set {seeds.pop()}: {why}")
@@ -228,15 +228,6 @@ class Interpolation(Experiment):
         if len(tables.get("layer_barrier", ())):
             found["layers"] = _draw_layers(tables, swept)
         return found
-
-
-def _flat(overrides: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """{"optimizer": {"lr": 1}} and {"optimizer.lr": 1} alike as ("optimizer.lr", 1)."""
-    for key, value in overrides.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def _label(overrides: Overrides) -> str:

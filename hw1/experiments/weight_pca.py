@@ -163,6 +163,7 @@ class _Paths:
 
     @classmethod
     def of(cls, run: "Run", centring: str) -> "_Paths":
+        """The paths of a run's networks that did not diverge."""
         from hw1.measures.pca import gram
 
         alive = [replica for replica, status in enumerate(run.status) if status == "ok"]
