@@ -26,10 +26,11 @@ class Busy(Exception):
 
 
 @contextlib.contextmanager
-def lock(file: Path, waiting: Callable[[], None] | None = None) -> Iterator[None]:
+def lock(file: Path, waiting: Callable[[], None] | None = None) -> Iterator[bool]:
     """Hold a lock that ends with its holder; `waiting` is called if one must wait, without it nobody waits.
 
-    Where the file system has no locks, the block runs without: they save work, and correctness must not need them.
+    Where the file system has no locks, the block runs without, and is told so by False: they save work, and
+    correctness must not need them.
     Raises: Busy if somebody else holds it, and there is nobody to tell that one waits.
     """
     from filelock import FileLock, Timeout  # takes 0.15 s to import
@@ -48,7 +49,7 @@ def lock(file: Path, waiting: Callable[[], None] | None = None) -> Iterator[None
         if error.errno not in NO_LOCKS:
             raise
     try:
-        yield
+        yield held.is_locked
     finally:
         held.release()
 

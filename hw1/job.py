@@ -2,6 +2,7 @@
 
 import logging
 import os
+import platform
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,14 +14,14 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from hw1 import parts
+from hw1 import launchers, parts, signals
 from hw1.errors import UserError, one_line, shortened
 from hw1.experiments import Experiment, flattened
 from hw1.files import write_json, write_table
 from hw1.recipe import Recipe, load_dataset
 from hw1.schema import nearest
 from hw1.store import Store
-from hw1.terminal import PROGRESS, RESULT, Reporter, read_json
+from hw1.terminal import PROGRESS, RESULT, Reporter, read_json, shown
 
 log = logging.getLogger(__name__)
 
@@ -32,9 +33,10 @@ def execute(config: DictConfig) -> None:
     """
     settings = HydraConfig.get()
     folder = Path(settings.runtime.output_dir)
-    side_by_side = int(settings.launcher.get("n_jobs") or 1) if settings.mode == RunMode.MULTIRUN else 1
+    launcher = plain(settings.launcher) if settings.mode == RunMode.MULTIRUN else {}
     result: dict[str, Any] = {
         "status": "running",
+        "process": [platform.node(), os.getpid()],
         "overrides": dict(word.split("=", 1) for word in settings.overrides.task if "=" in word),
         "runs": {},
         "findings": [],
@@ -42,13 +44,18 @@ def execute(config: DictConfig) -> None:
     }
     if read_json(folder / RESULT).get("status") == "ok":
         return  # a sweep that is resumed
+    signals.install_in_worker()
+    if signals.ending():  # a worker takes no further job
+        raise KeyboardInterrupt
+    for scratch in folder.glob(".*.tmp"):  # of a process that was killed here
+        scratch.unlink(missing_ok=True)
     started = time.perf_counter()
     write_json(folder / RESULT, result)
     try:
-        _perform(config, folder, side_by_side, result)
+        _perform(config, folder, launcher, result)
         result["status"] = "ok"
-    except KeyboardInterrupt:
-        result["status"], result["error"] = "interrupted", "stopped by Ctrl-C"
+    except (KeyboardInterrupt, signals.Requeued) as end:
+        result["status"], result["error"] = "interrupted", _why(end)
         raise
     except (Exception, SystemExit) as error:
         result["status"] = "failed"
@@ -64,14 +71,20 @@ def execute(config: DictConfig) -> None:
         (folder / PROGRESS).unlink(missing_ok=True)
 
 
-def _perform(composed: DictConfig, folder: Path, side_by_side: int, result: dict[str, Any]) -> None:
+def _why(end: BaseException) -> str:
+    if isinstance(end, signals.Requeued):
+        return "the scheduler took the machine away and put the job into the queue again"
+    return "stopped by SIGTERM" if isinstance(end, signals.Terminated) else "stopped by Ctrl-C"
+
+
+def _perform(composed: DictConfig, folder: Path, launcher: dict[str, Any], result: dict[str, Any]) -> None:
     config = plain(composed)
     experiment: Experiment = parts.build(config["experiment"], allow=config["allow_targets"])
     from hw1 import figures, laboratory, machine  # with torch and matplotlib: seconds that bad input need not wait for
 
     here = machine.Machine(
         machine.resolve_device(config["device"]),
-        threads_of(config["threads"], side_by_side),
+        launchers.threads_of(config["threads"], launcher),
         Path(config["data_dir"]),
         tuple(config["allow_targets"]),
     )
@@ -79,7 +92,6 @@ def _perform(composed: DictConfig, folder: Path, side_by_side: int, result: dict
     reporter = Reporter(folder, log.info)
     store = Store(Path(config["store"]))
     words = list(HydraConfig.get().overrides.task)
-    lab = laboratory.Laboratory(store, here, reporter, reporter.stage, ["python", "-m", "hw1", *words])
     device = here.device.partition(":")[0]
     base = Recipe.from_config(config, device)
     recipes = {
@@ -89,17 +101,21 @@ def _perform(composed: DictConfig, folder: Path, side_by_side: int, result: dict
     machine.set_up_process(here.threads)
     reporter.of_runs = len(recipes)
     # Jobs of a sweep may need the same runs: each begins with another one, not to wait for its neighbour's training.
-    first = HydraConfig.get().job.num % len(recipes) if side_by_side > 1 else 0
+    first = HydraConfig.get().job.num % len(recipes) if launchers.side_by_side(launcher) else 0
     names, found = list(recipes), {}
-    for reporter.run, name in enumerate(names[first:] + names[:first]):
-        found[name] = lab.run(recipes[name])
-    runs = {name: found[name] for name in names}
-    result["runs"] = {
-        name: {"key": run.key, "trained": lab.used[run.key], "network": run.info["architecture"]}
-        for name, run in runs.items()
-    }
-    reporter.stage("measuring")
-    tables = experiment.measure(runs)
+    with laboratory.Laboratory(
+        store, here, reporter, reporter.stage, ["python", "-m", "hw1", *words], config["checkpoint"]["minutes"],
+        f"the job in {shown(folder)}",
+    ) as lab:  # fmt: skip
+        for reporter.run, name in enumerate(names[first:] + names[:first]):
+            found[name] = lab.run(recipes[name])
+        runs = {name: found[name] for name in names}
+        result["runs"] = {
+            name: {"key": run.key, "trained": lab.used[run.key], "network": run.info["architecture"]}
+            for name, run in runs.items()
+        }
+        reporter.stage("measuring")
+        tables = experiment.measure(runs)
     for name, table in tables.items():
         write_table(folder / f"{name}.csv", table)
     conclusion = experiment.conclude(tables, [])
@@ -149,13 +165,3 @@ def _varied(config: DictConfig, overrides: Mapping[str, Any], words: Sequence[st
 
 def _is_node(config: DictConfig, key: str) -> bool:
     return isinstance(OmegaConf.select(config, key), DictConfig)
-
-
-def threads_of(requested: int | str, side_by_side: int) -> int:
-    """CPU threads of a job: as requested, or with "auto" its share of the cores that this process may use."""
-    return requested if isinstance(requested, int) else max(1, cores() // side_by_side)
-
-
-def cores() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,7 +1,9 @@
 """Where experiments get their runs: from the store if they are there, else trained, once, and stored."""
 
+import contextlib
 import json
 import logging
+import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +19,7 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from hw1 import parts, training
+from hw1 import parts, signals, training
 from hw1.data import Dataset
 from hw1.errors import UserError
 from hw1.files import read_table
@@ -26,8 +28,8 @@ from hw1.models import architecture, parameter_count
 from hw1.recipe import Recipe, check_fits, code_fingerprint, load_dataset, recipe_key
 from hw1.resident import Splits, place
 from hw1.schedule import Plan, Schedule
-from hw1.store import Store
-from hw1.watcher import Watcher
+from hw1.store import READ_ONLY, Store, Writable
+from hw1.watcher import Keeper, Kept, Watcher
 
 log = logging.getLogger(__name__)
 
@@ -107,14 +109,26 @@ class Run:
 
 @dataclass
 class Laboratory:
-    """Gives runs to experiments. `used` lists the keys in order, with whether each had to be trained."""
+    """Gives runs to experiments. `used` lists the keys in order, with whether each had to be trained.
+
+    Runs that it gave cannot be removed from the store until the end of a `with` block around it, or of the process.
+    """
 
     store: Store
     machine: Machine
     watcher: Watcher = field(default_factory=Watcher)
     say: Callable[[str], None] = log.info
     command: Sequence[str] = ()  # recorded with a run, and no part of its key
+    checkpoint_minutes: float | None = None  # between two kept states of a training
+    user: str = ""  # who uses its runs, for whoever wants to remove one
     used: dict[str, bool] = field(default_factory=dict)
+    leases: contextlib.ExitStack = field(default_factory=contextlib.ExitStack, repr=False)
+
+    def __enter__(self) -> "Laboratory":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.leases.close()
 
     def run(self, recipe: Recipe) -> Run:
         """The run of a recipe: the stored one, checked, or a new one.
@@ -127,18 +141,28 @@ class Laboratory:
         allow = self.machine.allow_targets
         key = recipe_key(recipe, dataset.sha256, code_fingerprint(recipe, allow), torch.__version__)
         try:
-            if not self.store.sound(key):
-                with self.store.lock(key, lambda: self.say(f"waiting for another job that trains run {key[:8]}")):
-                    if not self.store.holds(key):
-                        self._train(key, recipe, dataset)
-                        give_back_memory()  # the weights of all epochs, which are read from the file from here on
-                        self.used[key] = True
+            self._have(key, recipe, dataset)
             if not self.used.setdefault(key, False):
                 self.say(f"run {key[:8]} was in the store: nothing trained")
             return Run(key, self.store.path(key), recipe, self.machine, self.store.info(key))
         except OSError as error:
             place = error.filename or self.store.folder
             raise UserError(f"{place}: {error.strerror} (errno {error.errno})") from error
+
+    def _have(self, key: str, recipe: Recipe, dataset: Dataset) -> None:
+        """See to it that the store has a run, and that it stays there."""
+        try:
+            with self.store.lock(key, lambda: self.say(f"waiting for another job that trains run {key[:8]}")):
+                if key not in self.used:
+                    self.leases.enter_context(self.store.use(key, self.user))
+                if not self.store.holds(key):
+                    self._train(key, recipe, dataset)
+                    give_back_memory()  # the weights of all epochs, which are read from the file from here on
+                    self.used[key] = True
+                self.store.drop_partial(key)
+        except OSError as error:  # a store that cannot be written serves what it has
+            if error.errno not in READ_ONLY or not self.store.sound(key):
+                raise
 
     def _train(self, key: str, recipe: Recipe, dataset: Dataset) -> None:
         allow, machine = self.machine.allow_targets, self.machine
@@ -154,7 +178,7 @@ class Laboratory:
         torch.use_deterministic_algorithms(recipe.deterministic)
         # A debugging aid, on by default with the above, that writes every buffer twice: 1.3 times the time.
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-        started = time.perf_counter()
+        keeper = StateKeeper(self.store, key, self.checkpoint_minutes, self.say)
         trained = training.train(
             make,
             lambda parameters: parts.build(recipe.optimizer, parameters, allow=allow),
@@ -167,8 +191,9 @@ class Laboratory:
             replicas=recipe.replicas,
             vectorize=recipe.vectorize,
             watcher=self.watcher,
+            keeper=keeper,
         )
-        seconds = time.perf_counter() - started
+        seconds = keeper.seconds()
         info = {
             "key": key,
             "status": trained.status,
@@ -181,6 +206,7 @@ class Laboratory:
             "stacked": trained.stacked,
             "wall_seconds": round(seconds, 3),
             "examples_per_second": round(plan.steps * plan.batch_size * recipe.replicas / seconds, 1),
+            "resumed_at_steps": keeper.resumed_at,
             **environment(machine),
             "command": list(self.command),
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -194,20 +220,71 @@ class Laboratory:
             (folder / "recipe.yaml").write_text(text, encoding="utf-8")
             (folder / "run.json").write_text(json.dumps(info, indent=2) + "\n", encoding="utf-8")
             pd.DataFrame(trained.history).to_csv(folder / "history.csv", index=False)
-            write_weights(folder / "weights.safetensors", trained.weights)
+            with (folder / "weights.safetensors").open("wb") as stream:
+                write_tensors(stream, trained.weights)
 
         self.store.publish(key, write)
 
 
-def write_weights(file: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write tensors as a safetensors file: length of the header (8 bytes), header (JSON), the tensors' bytes.
+class StateKeeper(Keeper):
+    """Keeps the state of a training in the store: every so often, and when a signal asks for it.
+
+    What cannot be kept costs a warning, not the training. The state is a safetensors file whose metadata is its notes.
+    """
+
+    def __init__(self, store: Store, key: str, minutes: float | None, say: Callable[[str], None]) -> None:
+        self.store, self.key, self.say = store, key, say
+        self.wait = math.inf if minutes is None else 60 * minutes
+        self.started = self.last = time.monotonic()
+        self.seconds_before = 0.0  # in processes that have ended
+        self.resumed_at: list[int] = []  # steps
+
+    def seconds(self) -> float:
+        """What the training has taken, in all processes."""
+        return self.seconds_before + time.monotonic() - self.started
+
+    def kept(self) -> Kept | None:
+        """The state to go on from, said if there is one."""
+        content = self.store.partial(self.key)
+        if content is None:
+            return None
+        length = int.from_bytes(content[:8], "little")
+        notes = json.loads(json.loads(content[8 : 8 + length])["__metadata__"]["notes"])
+        self.seconds_before, self.resumed_at = notes["seconds"], [*notes["resumed_at"], notes["step"]]
+        replica = f", replica {len(notes['done']) + 1}" if notes["done"] else ""
+        self.say(f"run {self.key[:8]} goes on from step {notes['step']}{replica}")
+        return Kept(safetensors.torch.load(content), notes)
+
+    def steps(self) -> contextlib.AbstractContextManager[None]:
+        """Let signals wait for the end of a step."""
+        return signals.deferred()
+
+    def due(self) -> bool:
+        """Whether it is time, or a signal came."""
+        return signals.asked() or time.monotonic() - self.last >= self.wait
+
+    def keep(self, state: Kept) -> None:
+        """Write the state. Raises: KeyboardInterrupt if a signal asks to end."""
+        try:
+            notes = dict(state.notes) | {"seconds": self.seconds(), "resumed_at": self.resumed_at}
+            metadata = {"notes": json.dumps(notes)}
+            self.store.keep_partial(self.key, lambda stream: write_tensors(stream, state.tensors, metadata))
+        except (OSError, TypeError, UserError) as error:  # TypeError: an optimizer with a state that JSON has not
+            log.warning("the state of a training could not be kept, it goes on without: %s", error)
+        self.last = time.monotonic()
+        signals.obey()
+
+
+def write_tensors(stream: Writable, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Write tensors as safetensors: length of the header (8 bytes), header (JSON), the tensors' bytes.
 
     One tensor at a time: the library's `save` makes two further copies of all of them before any is written, and its
     `save_file` hides what the system said (disk full) in an error of its own.
     Raises: OSError; UserError for a type that stored weights cannot have.
     """
     ordered = sorted(tensors.items(), key=lambda item: -item[1].element_size())  # each begins at a multiple of its size
-    header, end = {}, 0
+    header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+    end = 0
     for name, tensor in ordered:
         if tensor.dtype not in STORED_TYPES:
             raise UserError(f"model: {name} is of type {tensor.dtype}, which cannot be stored")
@@ -219,10 +296,9 @@ def write_weights(file: Path, tensors: Mapping[str, Tensor]) -> None:
         }
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    file.write_bytes(len(text).to_bytes(8, "little") + text)
-    with file.open("ab") as stream:
-        for _, tensor in ordered:
-            stream.write(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    stream.write(len(text).to_bytes(8, "little") + text)
+    for _, tensor in ordered:
+        stream.write(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().data)
 
 
 @lru_cache(maxsize=1)

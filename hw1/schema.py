@@ -71,6 +71,13 @@ class Schedule:
 
 
 @dataclass
+class Checkpoint:
+    """How a training is kept before it has ended; no part of what it comes to."""
+
+    minutes: NonNegative | None  # between two kept states; null: only when a signal asks for it
+
+
+@dataclass
 class Config:
     """Every top-level key that a config may set."""
 
@@ -96,6 +103,7 @@ class Config:
     vectorize: bool | Literal["auto"]  # replicas stacked under vmap, or one after another
     dtype: Literal["float32", "float64"]
     deterministic: bool
+    checkpoint: Checkpoint
     device: Annotated[str, "device"]
     threads: Annotated[int, Range(1, 1024)] | Literal["auto"]
     jobs: Annotated[int, Range(1, 1024)] | Literal["auto"]

@@ -3,13 +3,18 @@
     recipe.yaml  run.json  history.csv  weights.safetensors
     SHA256SUMS         covers every other file, is written last, and is what `sha256sum -c` reads
 
-Everything unfinished or set aside lives behind a dot: `.tmp`, `.locks`, `.quarantine`. There is no index: a listing
-reads the folders. A run appears by one rename after all its files were flushed to disk; whoever comes second drops
-his own. Locks save work and nothing else: with locks that do not lock, two trainings of one recipe still end in one
-good run.
+Everything else lives behind a dot. There is no index: a listing reads the folders. A run appears by one rename after
+all its files were flushed to disk; whoever comes second drops his own. Locks save work and nothing else: with locks
+that do not lock, two trainings of one recipe still end in one good run.
+
+    .tmp/         what is being written, or was when its process was killed: nothing reads it
+    .partial/     states of trainings that have not ended, by key
+    .locks/       <key>.lock of who trains it, <key>.<process>.use of each who uses it; they end with their process
+    .quarantine/  runs that were found damaged
 """
 
 import contextlib
+import errno
 import hashlib
 import json
 import logging
@@ -17,9 +22,9 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, Protocol
 
 from hw1 import files
 from hw1.errors import UserError
@@ -29,6 +34,16 @@ log = logging.getLogger(__name__)
 SUMS = "SHA256SUMS"
 FILES = ("recipe.yaml", "run.json", "history.csv", "weights.safetensors")
 KEY = re.compile(r"[0-9a-f]{32}")
+
+
+READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
+
+
+class Writable(Protocol):
+    """What a partial state is written to."""
+
+    def write(self, content: Any, /) -> Any:
+        """Take bytes."""
 
 
 class Damaged(Exception):
@@ -165,17 +180,155 @@ class Store:
 
         Where the file system has no locks, the block runs without.
         """
-        place = self.folder / ".locks"
-        place.mkdir(parents=True, exist_ok=True)
-        with files.lock(place / f"{self.path(key).name}.lock", waiting):
+        with files.lock(self._lock_file(key), waiting):
             yield
 
-    def remove(self, key: str) -> None:
-        """Take a run out of the store: out of sight by one rename, then off the disk."""
+    @contextlib.contextmanager
+    def use(self, key: str, who: str = "") -> Iterator[None]:
+        """Keep a run from being removed for the duration of a block, or until this process ends.
+
+        Taken with the key's lock held. It is a file of one's own, locked: shared locks are not to be had everywhere.
+
+        Args:
+            who: shown to whoever wants to remove the run.
+        """
+        lease = self.folder / ".locks" / f"{self.path(key).name}.{os.getpid()}-{secrets.token_hex(4)}.use"
+        lease.parent.mkdir(parents=True, exist_ok=True)
+        with files.lock(lease):
+            with contextlib.suppress(OSError):  # a courtesy; Windows locks the content, too
+                lease.write_text(who, encoding="utf-8")
+            try:
+                yield
+            finally:
+                with contextlib.suppress(OSError):
+                    lease.unlink(missing_ok=True)
+
+    def users(self, key: str) -> Sequence[str]:
+        """Who uses a run now; leases of processes that were killed are taken away. Without locks all count."""
+        found = []
+        for lease in sorted((self.folder / ".locks").glob(f"{self.path(key).name}.*.use")):
+            try:
+                with contextlib.suppress(FileNotFoundError):
+                    who = lease.read_text(encoding="utf-8", errors="replace")
+                    with files.lock(lease) as real:
+                        if real:
+                            lease.unlink(missing_ok=True)
+                        else:
+                            found.append(who)
+            except files.Busy:
+                found.append(who)
+        return found
+
+    def remove(self, key: str, force: bool = False) -> None:
+        """Take a run out of the store: out of sight by one rename, then off the disk.
+
+        Raises: UserError, unless it is forced, if a live job trains or uses it.
+        """
+        if force:
+            self._remove(key)
+            return
+        try:
+            with files.lock(self._lock_file(key)):
+                if users := self.users(key):
+                    raise UserError(f"run {key[:8]} is in use{' by ' * bool(users[0])}{users[0]}; wait for it to end")
+                self._remove(key)
+        except files.Busy as error:
+            raise UserError(f"run {key[:8]} is being trained or checked by a live job; wait for it to end") from error
+
+    def _remove(self, key: str) -> None:
         trash = self.folder / ".tmp" / f"{key}.removed.{secrets.token_hex(4)}"
         trash.parent.mkdir(parents=True, exist_ok=True)
         self.path(key).rename(trash)
         shutil.rmtree(trash)
+
+    def keep_partial(self, key: str, write: Callable[[Writable], None]) -> None:
+        """Keep the state of a training that has not ended, in place of an older one, in one step.
+
+        Args:
+            write: writes the state, in as many pieces as it likes.
+
+        The file begins with the SHA-256 of all that follows its first line.
+        """
+        target = self.folder / ".partial" / self.path(key).name
+        scratch = self.folder / ".tmp" / f"{key}.{secrets.token_hex(8)}"
+        for folder in (target.parent, scratch.parent):
+            folder.mkdir(parents=True, exist_ok=True)
+        try:
+            with scratch.open("xb") as stream:
+                stream.write(b"0" * 64 + b"\n")
+                hashing = _Hashing(stream)
+                write(hashing)
+                stream.seek(0)
+                stream.write(hashing.sha256.hexdigest().encode())
+                stream.flush()
+                os.fsync(stream.fileno())
+            scratch.replace(target)
+            _flush(target.parent)
+        finally:
+            scratch.unlink(missing_ok=True)
+
+    def partial(self, key: str) -> bytes | None:
+        """The state that was kept of a training, None if there is none, or a damaged one: that is removed, and said.
+
+        Raises: OSError if it cannot be read now.
+        """
+        file = self.folder / ".partial" / self.path(key).name
+        try:
+            digest, _, content = file.read_bytes().partition(b"\n")
+        except FileNotFoundError:
+            return None
+        except IsADirectoryError:
+            shutil.rmtree(file)
+            digest, content = b"", b""
+        if hashlib.sha256(content).hexdigest().encode() == digest:
+            return content
+        log.warning("a training begins anew: its state was damaged, %s", file)
+        self.drop_partial(key)
+        return None
+
+    def drop_partial(self, key: str) -> None:
+        """Forget the state of a training."""
+        (self.folder / ".partial" / self.path(key).name).unlink(missing_ok=True)
+
+    def clean(self) -> Sequence[str]:
+        """Take away what killed processes left: scratch, leases, and states of trainings that have ended since.
+
+        Gives the names of what was removed. What a live process works at, by its key's lock, stays; so does all, where
+        there are no locks.
+        """
+        left = [*self.folder.glob(".tmp/*"), *self.folder.glob(".locks/*.use")]
+        left += [file for file in self.folder.glob(".partial/*") if (self.folder / file.name).exists()]
+        removed = []
+        for path in sorted(left):
+            key = path.name.partition(".")[0]
+            if not KEY.fullmatch(key):
+                continue
+            with contextlib.suppress(files.Busy, FileNotFoundError), files.lock(self._lock_file(key)) as real:
+                if path.suffix == ".use":
+                    self.users(key)
+                elif real and path.is_dir():
+                    shutil.rmtree(path)
+                elif real:
+                    path.unlink()
+                if not path.exists():
+                    removed.append(str(path.relative_to(self.folder)))
+        return removed
+
+    def _lock_file(self, key: str) -> Path:
+        place = self.folder / ".locks"
+        place.mkdir(parents=True, exist_ok=True)
+        return place / f"{self.path(key).name}.lock"
+
+
+class _Hashing:
+    """A stream that keeps the SHA-256 of what went through it."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self.stream, self.sha256 = stream, hashlib.sha256()
+
+    def write(self, content: Any, /) -> int:
+        self.sha256.update(content)
+        return self.stream.write(content)
 
 
 def _sums(folder: Path) -> dict[str, bytes]:

@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ from hw1.measures.performance import evaluate, slice_size
 from hw1.models import Dropout, dropout_shapes
 from hw1.resident import Splits, lay_out, place
 from hw1.schedule import Plan, Schedule
-from hw1.watcher import Progress, Watcher
+from hw1.watcher import Keeper, Kept, Progress, Watcher
 
 MakeModel = Callable[[], nn.Module]
 MakeOptimizer = Callable[[Iterable[Tensor]], Optimizer]
@@ -91,6 +92,7 @@ def train(
     replicas: int,
     vectorize: bool | str,
     watcher: Watcher,
+    keeper: Keeper | None = None,
 ) -> Trained:
     """Train `replicas` networks from their own seeds.
 
@@ -100,6 +102,7 @@ def train(
             where replicas are stacked (SGD, Adam, AdamW, RMSprop are).
         loss: mean over a batch.
         vectorize: True, False, or "auto" (`stacks_well`).
+        keeper: keeps the state along the way; training goes on from the one that it has, and ends with the same bits.
     A replica whose training loss is NaN or infinite ends there: its last row and its status say "diverged", and weights
     that it would have had later are NaN. The others go on.
     """
@@ -108,11 +111,18 @@ def train(
         vectorize = stacks_well(models[0], make_optimizer(models[0].parameters()), plan.batch_size)
     stacked = replicas > 1 and bool(vectorize)
     groups = [list(range(replicas))] if stacked else [[r] for r in range(replicas)]
-    records = []
-    weights: State = {}
-    for group in groups:
+    keeper = keeper or Keeper()
+    kept = keeper.kept()
+    records = [_Record(**record) for record in kept.notes["done"]] if kept else []
+    weights = {label: kept.tensors[f"weights/{label}"] for label in kept.notes["labels"]} if kept else {}
+    for group in groups[len(records) :]:
         learner = _Learner([models[r] for r in group], group, loss, order_seed, splits.input_shape)
-        session = _Session(learner, make_optimizer, splits, plan, schedule, order_seed, replicas, watcher, weights)
+        session = _Session(
+            learner, make_optimizer, splits, plan, schedule, order_seed, replicas, watcher, keeper, records, weights
+        )
+        if kept:
+            session.restore(kept)
+            kept = None
         records.append(session.run())
     history = sorted(
         (row for record in records for row in record.history), key=lambda row: (row["replica"], row["step"])
@@ -162,6 +172,13 @@ class _Learner:
                 noise[name].append(drawn)
         return {name: torch.stack(values) for name, values in noise.items()}
 
+    def tensors(self) -> State:
+        """Parameters and buffers by name, as they are now, not copied; without the noise, which is drawn anew."""
+        model = self.model
+        named = dict(model.named_parameters()) | dict(model.named_buffers())
+        tensors = self.parameters | self.buffers if self.stacked else named
+        return {name: value for name, value in tensors.items() if name.rpartition(".noise")[0] not in self.mask_shapes}
+
     def state(self, position: int) -> State:
         """The state_dict of one replica, on the CPU, copied."""
         if not self.stacked:
@@ -174,6 +191,13 @@ class _Learner:
         if self.stacked:
             self.model.load_state_dict(self.state(position))
         return self.model
+
+
+def _beside(parameter: Tensor, value: Tensor) -> Tensor:
+    """A tensor of an optimizer's state where it was: laid out as its parameter, or, a step's number, on the CPU."""
+    if value.shape == parameter.shape:
+        return torch.empty_like(parameter, dtype=value.dtype, requires_grad=False).copy_(value)
+    return value.to(parameter.device) if value.ndim else value.clone()
 
 
 def _plain(value: Tensor) -> Tensor:
@@ -194,52 +218,126 @@ class _Session:
 
     def __init__(
         self, learner: _Learner, make_optimizer: MakeOptimizer, splits: Splits, plan: Plan, schedule: Schedule,
-        order_seed: int, of_replicas: int, watcher: Watcher, weights: State,
+        order_seed: int, of_replicas: int, watcher: Watcher, keeper: Keeper, done: list["_Record"], weights: State,
     ) -> None:  # fmt: skip
         self.learner, self.splits, self.plan, self.schedule = learner, splits, plan, schedule
-        self.order_seed, self.of_replicas, self.watcher = order_seed, of_replicas, watcher
-        self.weights = weights
+        self.order_seed, self.of_replicas, self.watcher, self.keeper = order_seed, of_replicas, watcher, keeper
+        self.done, self.weights = done, weights  # of the sessions before this one, and where weights are collected
         self.optimizer = make_optimizer(list(learner.parameters.values()))
         self.rates = [group["lr"] for group in self.optimizer.param_groups]
         count = len(learner.replicas)
         self.record = _Record(["ok"] * count)
         self.collected, self.evaluated = set(plan.collected()), set(plan.evaluated())
         self.losses = torch.zeros(count, device=splits.device, dtype=splits.dtype)  # read once an epoch
+        self.step, self.closed = 0, False  # steps taken; whether what follows an epoch's last step has been done
+        self.generators: State = {}
         self.reported = (time.monotonic(), 0)
 
     def run(self) -> _Record:
         """Take all steps, or as many as any replica survives."""
-        step = 0
         device = self.splits.device
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             # For modules that draw from the global generator themselves; ours do not.
             torch.manual_seed(seed_of("global", self.order_seed, *self.learner.replicas))
-            self._keep(0)
-            while step < self.plan.steps and "ok" in self.record.status:
-                step = self._epoch(step)
+            self._restore_generators()
+            if not self.closed and (self.step % self.plan.steps_per_epoch == 0 or self.step == self.plan.steps):
+                self._close()
+            while self.step < self.plan.steps and "ok" in self.record.status:
+                self._epoch()
+                self._close()
         for missed in sorted(self.collected):
-            if missed > step:
+            if missed > self.step:
                 self._collect(missed)
         return self.record
 
-    def _epoch(self, step: int) -> int:
+    def state(self) -> Kept:
+        """All that decides how this session goes on."""
+        learner, device = self.learner, self.splits.device
+        tensors = {"losses": self.losses, "generator/cpu": torch.get_rng_state()}
+        if device.type == "cuda":
+            tensors["generator/cuda"] = torch.cuda.get_rng_state(device)
+        tensors |= {f"weights/{label}": value for label, value in self.weights.items()}
+        tensors |= {f"model/{name}": value.detach() for name, value in learner.tensors().items()}
+        rules: list[dict[str, Any]] = []
+        for index, parameter in enumerate(learner.parameters.values()):
+            entry = self.optimizer.state.get(parameter, {})
+            tensors |= {f"optimizer/{index}/{key}": value for key, value in entry.items() if torch.is_tensor(value)}
+            rules.append({key: value for key, value in entry.items() if not torch.is_tensor(value)})
+        notes = {
+            "step": self.step,
+            "closed": self.closed,
+            "done": [vars(record) for record in self.done],
+            "record": vars(self.record),
+            "optimizer": rules,
+            "labels": list(self.weights),
+        }
+        return Kept(tensors, notes)
+
+    @torch.no_grad()
+    def restore(self, kept: Kept) -> None:
+        """Go back to a state that `state` gave in another process, with the same arguments."""
+        learner, notes = self.learner, kept.notes
+        self.step, self.closed, self.record = notes["step"], notes["closed"], _Record(**notes["record"])
+        self.losses.copy_(kept.tensors["losses"])
+        for name, value in learner.tensors().items():
+            value.copy_(kept.tensors[f"model/{name}"])
+        for index, parameter in enumerate(learner.parameters.values()):
+            prefix = f"optimizer/{index}/"
+            found = {name.removeprefix(prefix): v for name, v in kept.tensors.items() if name.startswith(prefix)}
+            entry = {name: _beside(parameter, value) for name, value in found.items()} | notes["optimizer"][index]
+            if entry:
+                self.optimizer.state[parameter] = entry
+        self.generators = {name: v for name, v in kept.tensors.items() if name.startswith("generator/")}
+        if self.step:
+            self._set_rate(self.step - 1)  # which a row of the history may be about to name
+        self.reported = (time.monotonic(), self.step)
+
+    def _restore_generators(self) -> None:
+        for name, value in self.generators.items():
+            if name == "generator/cpu":
+                torch.set_rng_state(value)
+            else:
+                torch.cuda.set_rng_state(value, self.splits.device)
+
+    def _keep_if_due(self) -> None:
+        if self.keeper.due():
+            self.keeper.keep(self.state())
+
+    def _epoch(self) -> None:
+        """Take the steps that are left of an epoch."""
         learner, splits, targets = self.learner, self.splits, self.splits.targets["train"]
-        epoch = step // self.plan.steps_per_epoch
+        epoch, taken = divmod(self.step, self.plan.steps_per_epoch)
         orders = [data_order(self.order_seed, r, epoch, len(targets)) for r in learner.replicas]
         order = torch.stack(orders).to(splits.device)
-        for start, end in self.plan.batches(epoch):
-            self._set_rate(step)
-            batch = order[:, start:end]
-            losses = learner.losses(splits.inputs("train", batch), targets[batch], step)
-            self.optimizer.zero_grad(set_to_none=True)
-            losses.sum().backward()  # replicas share no parameter: the gradient of the sum is each one's own
-            self.optimizer.step()
-            self.losses += losses.detach()
-            step += 1
-            self._report(step)
-        self._end_diverged(step)
-        self._keep(step)
-        return step
+        self.closed = False
+        with self.keeper.steps():
+            for start, end in islice(self.plan.batches(epoch), taken, None):
+                self._set_rate(self.step)
+                batch = order[:, start:end]
+                losses = learner.losses(splits.inputs("train", batch), targets[batch], self.step)
+                self.optimizer.zero_grad(set_to_none=True)
+                losses.sum().backward()  # replicas share no parameter: the gradient of the sum is each one's own
+                self.optimizer.step()
+                self.losses += losses.detach()
+                self.step += 1
+                self._report(self.step)
+                self._keep_if_due()
+
+    def _close(self) -> None:
+        """What follows an epoch's last step, all of it or nothing: see who diverged, evaluate, keep weights."""
+        status, rows = list(self.record.status), len(self.record.history)
+        losses = self.losses.clone()
+        try:
+            self._end_diverged(self.step)
+            self._keep(self.step)
+        except KeyboardInterrupt:  # here the state is whole, as far as the last step
+            self.record.status[:] = status
+            del self.record.history[rows:]
+            self.losses.copy_(losses)
+            self.keeper.keep(self.state())
+            raise
+        self.closed = True
+        self._keep_if_due()
 
     def _set_rate(self, step: int) -> None:
         factor = self.schedule.factor(step, self.plan.steps, self.plan.batch_size)

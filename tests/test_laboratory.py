@@ -276,17 +276,15 @@ def test_a_store_that_cannot_be_written_is_one_line(lab, recipe, monkeypatch, op
 
 
 def test_a_disk_that_fills_up_under_the_weights_is_one_line(lab, recipe, monkeypatch):
-    write_bytes = Path.write_bytes
-
-    def full(self, content):
-        if self.name == "weights.safetensors":
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self))
-        return write_bytes(self, content)
+    def full(stream, tensors):
+        stream.write(b"a part")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # as a stream says it: without a name
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "write_bytes", full)
-        assert "weights.safetensors: No space left on device" in message(lab().run, recipe)
+        patch.setattr(laboratory, "write_tensors", full)
+        assert message(lab().run, recipe) == f"{lab().store.folder}: No space left on device (errno 28)"
     assert lab().store.list() == []
+    assert not list(lab().store.folder.glob(".tmp/*"))
 
 
 def test_a_store_that_only_reads_still_answers(lab, recipe, monkeypatch):

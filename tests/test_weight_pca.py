@@ -19,7 +19,7 @@ from sklearn.decomposition import PCA
 from hw1.errors import UserError
 from hw1.experiments.weight_pca import LESS, MORE, UNRESOLVED, WeightPca, _against_null
 from hw1.files import read_table
-from hw1.laboratory import STORED_TYPES, Laboratory, write_weights
+from hw1.laboratory import STORED_TYPES, Laboratory, write_tensors
 from hw1.machine import Machine
 from hw1.measures.performance import evaluate, slice_size
 from hw1.recipe import Recipe, load_dataset
@@ -297,18 +297,23 @@ def test_sweeps_have_a_row_per_condition_as_far_as_there_is_room(found, tmp_path
     assert len(made["pixel"].axes) == 2 * 3 * 4  # each with a colour bar
 
 
+def write(file, tensors):
+    with file.open("wb") as stream:
+        write_tensors(stream, tensors)
+
+
 def test_weights_are_written_as_safetensors_reads_them(tmp_path):
     tensors = {f"{i}/é.{kind}": (torch.randn(3, 2, 5) * 9).to(kind) for i in range(2) for kind in STORED_TYPES}
     tensors |= {"scalar": torch.tensor(2.5), "none": torch.empty(0, 3), "odd": torch.ones(3, dtype=torch.bool)}
     tensors["turned"] = torch.randn(2, 3, 4, 5).to(memory_format=torch.channels_last)
-    write_weights(tmp_path / "weights", tensors)
+    write(tmp_path / "weights", tensors)
     found = load_file(tmp_path / "weights")
     assert set(found) == set(tensors)
     for name, tensor in tensors.items():
         assert found[name].dtype == tensor.dtype
         assert torch.equal(found[name], tensor)
     with pytest.raises(UserError, match=r"model: w is of type torch.complex128, which cannot be stored"):
-        write_weights(tmp_path / "other", {"w": torch.ones(2, dtype=torch.complex128)})
+        write(tmp_path / "other", {"w": torch.ones(2, dtype=torch.complex128)})
 
 
 def test_a_full_disk_is_an_error_of_the_system(tmp_path):
@@ -317,7 +322,7 @@ def test_a_full_disk_is_an_error_of_the_system(tmp_path):
         pytest.skip("no /dev/full here")
     (tmp_path / "weights").symlink_to(full)  # which, and not the device, a writer that renames would replace
     with pytest.raises(OSError, match="No space left") as caught:
-        write_weights(tmp_path / "weights", {"w": torch.ones(100_000)})
+        write(tmp_path / "weights", {"w": torch.ones(100_000)})
     assert caught.value.errno == errno.ENOSPC
 
 

@@ -1,0 +1,159 @@
+"""Signals that end a process, or ask it to keep its state; in the middle of a training they wait for its next step.
+
+    SIGINT, SIGTERM   keep the state and end: 130, 143; a second one ends at once
+    SIGUSR1           keep the state and go on: what a scheduler can send before it takes the machine away
+    SIGUSR2           where the launcher has a handler of its own (submitit): keep the state, then call it
+
+Outside `deferred` an ending signal raises KeyboardInterrupt where the process is. Inside, `asked` says what came, and
+whoever is inside calls `obey` where it is whole. One that does not within `GRACE` seconds is interrupted where it is.
+"""
+
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import Any
+
+GRACE = 0.7  # seconds
+INTERRUPTED, TERMINATED = 130, 143
+_ENDING = (signal.SIGINT, signal.SIGTERM)
+
+
+@dataclass
+class _State:
+    """Of this process; signals have no other."""
+
+    asked: int | None = None  # the signal that waits to be obeyed
+    ending: int | None = None  # the first signal that asked to end
+    depth: int = 0  # of `deferred`
+    patient: bool = False
+    told: Callable[[int], None] | None = None
+    before: dict[int, Any] = field(default_factory=dict)  # signal → the handler that was there before ours
+
+
+_state = _State()
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM came."""
+
+
+class Requeued(SystemExit):
+    """The launcher's own handler has put the job into the queue again, and ends this process."""
+
+
+def install(told: Callable[[int], None] | None = None) -> None:
+    """Handle the signals above in this process; without effect but in its main thread.
+
+    Args:
+        told: called first, at the first ending signal and at every SIGUSR1: passes it on to other processes.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return
+    _state.told = told
+    wanted = [signal.SIGINT, signal.SIGTERM]
+    wanted += [getattr(signal, name) for name in ("SIGUSR1", "SIGUSR2") if hasattr(signal, name)]
+    for number in wanted:
+        before = signal.getsignal(number)
+        if before is _handle or (number == getattr(signal, "SIGUSR2", None) and not callable(before)):
+            continue
+        _state.before[number] = before
+        signal.signal(number, _handle)
+
+
+def install_in_worker() -> None:
+    """Handle them in a process that works for another, which ends it: ending signals count as one, however many."""
+    if signal.getsignal(signal.SIGINT) is not _handle:
+        install()
+        _state.patient = True
+
+
+def asked() -> bool:
+    """Whether a signal waits to be obeyed."""
+    return _state.asked is not None
+
+
+def ending() -> bool:
+    """Whether this process was told to end."""
+    return _state.ending is not None
+
+
+def exit_code() -> int:
+    """What a shell expects of a process that ended by the signal that came: 143 for SIGTERM, else 130."""
+    return TERMINATED if _state.ending == signal.SIGTERM else INTERRUPTED
+
+
+@contextlib.contextmanager
+def deferred() -> Iterator[None]:
+    """Let signals wait for the duration of the block."""
+    _state.depth += 1
+    try:
+        yield
+    finally:
+        _state.depth -= 1
+        if _state.depth == 0 and _state.ending is not None:
+            _alarm(0)
+
+
+def obey() -> None:
+    """Do what the signal that waits asks for. Raises: KeyboardInterrupt or Requeued if it asks to end."""
+    number, _state.asked = _state.asked, None
+    if number is not None:
+        _do(number)
+
+
+def _handle(number: int, frame: FrameType | None) -> None:
+    again = _state.ending is not None
+    if number in _ENDING:
+        _state.ending = _state.ending or number
+        if again and not _state.patient:
+            raise KeyboardInterrupt
+        if again:
+            return
+    if _state.told is not None:
+        _state.told(number)
+    if _state.depth == 0:
+        _do(number)
+        return
+    _state.asked = number
+    if number in _ENDING and not _passed_on(number):
+        _alarm(GRACE)
+
+
+def _passed_on(number: int) -> bool:
+    """Whether a handler of the launcher's own, which may go on, has the last word."""
+    before = _state.before.get(number)
+    return callable(before) and before is not signal.default_int_handler
+
+
+def _do(number: int) -> None:
+    if _passed_on(number):
+        _state.ending = None
+        try:
+            _state.before[number](number, None)
+        except SystemExit as error:
+            raise Requeued(error.code) from error
+    elif number == signal.SIGTERM:
+        raise Terminated
+    elif number == signal.SIGINT:
+        raise KeyboardInterrupt
+
+
+def _alarm(seconds: float) -> None:
+    """Interrupt this process after some time, wherever it is; 0 for not at all."""
+    if hasattr(signal, "setitimer"):
+        signal.signal(signal.SIGALRM, _too_late)
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+
+
+def _too_late(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def send(pid: int, number: int) -> None:
+    """Send a signal to a process that may be gone."""
+    with contextlib.suppress(OSError):
+        os.kill(pid, number)
