@@ -2,22 +2,23 @@
 
 import os
 import re
-import signal
 import sys
 import textwrap
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from hw1 import __version__
 from hw1.errors import UserError, one_line
 from hw1.paths import conf_dir
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from hw1.sweep import Planned
 
-OK, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+OK, FAILED, BAD_INPUT, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 NAMES = (
     "experiment dataset model optimizer loss control batch_size epochs steps depth width alpha seed init_seed "
     "order_seed replicas device threads jobs"
@@ -39,12 +40,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"hw1 {__version__}")
         return OK
     try:
-        return _run(words)
+        code = _run(words)
     except UserError as error:
         return complain(error)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        return INTERRUPTED
+        code = INTERRUPTED
+    if argv is None and code in (INTERRUPTED, TERMINATED):
+        _leave(code)
+    return code
 
 
 def complain(error: Exception) -> int:
@@ -74,7 +78,7 @@ def _run(words: list[str]) -> int:
 def _launch(planned: "Planned") -> int:
     from rich.console import Console
 
-    from hw1 import compose
+    from hw1 import supervise
     from hw1.terminal import Display, shown
 
     console = Console(width=None if sys.stdout.isatty() else 110)
@@ -82,24 +86,32 @@ def _launch(planned: "Planned") -> int:
         jobs = f"{len(planned.jobs)} jobs, {planned.side_by_side} at a time" if len(planned.jobs) > 1 else "1 job"
         console.print(f"{planned.experiment}: {jobs}, in {shown(planned.folder)}", markup=False, soft_wrap=True)
     names = [job.name(planned.keys) or planned.experiment for job in planned.jobs]
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's kill, too, takes the workers along
-    interrupted = False
+    supervisor = supervise.Supervisor(planned, lambda: _leave(_settle(planned, console)))
     try:
         with Display(dict(zip(planned.folders, names, strict=True)), console):
-            compose.launch(planned.arguments)
+            supervisor.run()
     except KeyboardInterrupt:
-        interrupted = True
-    except (Exception, SystemExit) as error:
-        # Hydra's own failure, or a launcher's: what the jobs left on disk says more.
-        if os.environ.get("HYDRA_FULL_ERROR") == "1":
-            traceback.print_exc()
-        why = one_line(error).partition(". ")[0]
-        print(f"error: the launcher ended early: {type(error).__name__}: {why}", file=sys.stderr)
-    from hw1 import outcome  # with matplotlib and scipy: memory that the jobs may need before
+        pass
+    return _settle(planned, console)
 
-    outcome.settle(planned, "interrupted" if interrupted else "failed")
-    finished = outcome.report(planned, console)
-    return INTERRUPTED if interrupted else finished
+
+def _settle(planned: "Planned", console: "Console") -> int:
+    """Say what came of the jobs; the exit code."""
+    from hw1 import outcome, signals  # with scipy: memory that the jobs may need before
+
+    outcome.settle(planned, "interrupted" if signals.ending() else "failed")
+    finished = outcome.report(planned, console, briefly=signals.ending())
+    return signals.exit_code() if signals.ending() else finished
+
+
+def _leave(code: int) -> NoReturn:
+    """End this process and all that it started, without waiting for anything: after a signal there is no time."""
+    from hw1 import supervise
+
+    supervise.kill_children()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def help_text() -> str:
@@ -122,7 +134,7 @@ def help_text() -> str:
         "  python -m hw1.runs list | show | verify | rm the store of trained networks",
         "",
         "Results: outputs/<date>/<time>, or multirun/<date>/<time> with -m. Exit codes: 0 all jobs ok, 1 some failed,",
-        "2 bad input (nothing started), 130 interrupted. HYDRA_FULL_ERROR=1 shows tracebacks.",
+        "2 bad input (nothing started), 130 interrupted, 143 terminated. HYDRA_FULL_ERROR=1 shows tracebacks.",
     ]
     return "\n".join(lines)
 

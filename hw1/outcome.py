@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from hw1 import compare, figures, parts, results
+from hw1 import compare, parts, results
 from hw1.experiments import Conclusion
 from hw1.files import read_table, write_json, write_table
 from hw1.quantities import quantity
@@ -32,11 +32,11 @@ def settle(planned: "Planned", status: str) -> None:
             (folder / PROGRESS).unlink(missing_ok=True)
 
 
-def report(planned: "Planned", console: Console) -> int:
-    """Build and print what came of it; the exit code."""
+def report(planned: "Planned", console: Console, briefly: bool = False) -> int:
+    """Build and print what came of it; the exit code. `briefly`: the comparison without conclusions and figures."""
     states = [read_json(folder / RESULT) for folder in planned.folders]
     if planned.multirun:
-        _compare_sweep(planned, console)
+        _compare_sweep(planned, console, briefly)
     elif states[0].get("status") == "ok":
         for network in dict.fromkeys(run["network"] for run in states[0]["runs"].values()):
             console.print(network, markup=False, highlight=False, soft_wrap=True)
@@ -65,11 +65,21 @@ def report(planned: "Planned", console: Console) -> int:
     return FAILED
 
 
-def _compare_sweep(planned: "Planned", console: Console) -> None:
+def _compare_sweep(planned: "Planned", console: Console, briefly: bool) -> None:
     written = results.write(planned.folder)
-    sweep = written.sweep
+    sentences = [] if briefly else _conclude(planned, written)
+    compare.render(written.sweep, console)
+    for line in [*compare.finding(written.sweep).splitlines(), *sentences]:
+        console.print(Text(line, style="bold"), soft_wrap=True)
+
+
+def _conclude(planned: "Planned", written: results.Written) -> list[str]:
+    """Derived tables and figures over all jobs; what they say."""
+    from hw1 import figures
+
+    sweep, sentences = written.sweep, []
     # A sweep over experiments has tables of each, and each draws its own.
-    several, sentences = "experiment" in sweep.keys, []
+    several = "experiment" in sweep.keys
     for name, job in {job.values.get("experiment"): job for job in planned.jobs}.items():
         own = {table: rows[rows["experiment"] == name] if several else rows for table, rows in written.tables.items()}
         own = {table: rows.dropna(axis=1, how="all") if several else rows for table, rows in own.items() if len(rows)}
@@ -85,9 +95,7 @@ def _compare_sweep(planned: "Planned", console: Console) -> None:
             sentences += conclusion.sentences
             if problem := figures.draw(planned.folder, experiment, own | conclusion.tables, list(sweep.keys)):
                 print(f"warning: a figure could not be drawn: {problem}", file=sys.stderr)
-    compare.render(sweep, console)
-    for line in [*compare.finding(sweep).splitlines(), *sentences]:
-        console.print(Text(line, style="bold"), soft_wrap=True)
+    return sentences
 
 
 def _show_job(folder: Path, console: Console) -> None:

@@ -1,10 +1,8 @@
 """The contract of the command line, through a process of its own: help, flags, folders, files, columns, exit codes."""
 
 import json
-import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -303,97 +301,6 @@ def test_full_errors_of_bad_input(tmp_path):
     assert done.code != 0
     assert "Traceback" in done.err
     assert "batch_size" in done.err
-
-
-def interrupted(tmp_path: Path, stop: str) -> Outcome:
-    """A sweep of one short and two endless jobs, stopped once the short one is done and both others train."""
-    words = ["-m", "steps=50,1000000,2000000", "replicas=2", "jobs=2", "hydra.sweep.dir=sweep"]
-    with (tmp_path / "out").open("w") as out, (tmp_path / "err").open("w") as err:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "hw1", *words], cwd=tmp_path, env=environment(), stdout=out, stderr=err,
-            stdin=subprocess.DEVNULL, start_new_session=True,
-        )  # fmt: skip
-    try:
-        late = time.monotonic() + 90
-        while not _one_done_two_training(tmp_path / "sweep"):
-            assert time.monotonic() < late, (tmp_path / "err").read_text()
-            assert process.poll() is None, (tmp_path / "err").read_text()
-            time.sleep(0.1)
-        if stop == "worker":
-            os.kill(_workers(process.pid)[0], signal.SIGKILL)
-        else:
-            os.killpg(process.pid, signal.SIGINT)
-        code = process.wait(60)
-        late = time.monotonic() + 10
-        while _workers(process.pid) and time.monotonic() < late:
-            time.sleep(0.1)
-        assert not _workers(process.pid), "a worker is left"
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-    return Outcome(code, (tmp_path / "out").read_text(), (tmp_path / "err").read_text(), tmp_path)
-
-
-def _one_done_two_training(folder: Path) -> bool:
-    try:
-        done = read(folder / "0" / "result.json")["status"] == "ok"
-    except (OSError, ValueError):
-        return False
-    try:
-        return done and all("epoch" in read(folder / number / ".progress.json")["words"] for number in "12")
-    except (OSError, ValueError):
-        return False
-
-
-def _workers(group: int) -> list[int]:
-    """Living processes of a process group that work for joblib."""
-    found = []
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdecimal():
-            try:
-                words = (folder / "cmdline").read_bytes()
-                fields = (folder / "stat").read_text().rpartition(")")[2].split()
-            except OSError:
-                continue
-            if int(fields[2]) == group and fields[0] != "Z" and b"LokyProcess" in words:
-                found.append(int(folder.name))
-    return found
-
-
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
-@pytest.mark.parametrize(("stop", "code", "status"), [("ctrl-c", 130, "interrupted"), ("worker", 1, "failed")])
-def test_a_sweep_that_is_stopped_compares_what_was_done(tmp_path, stop, code, status):
-    done = interrupted(tmp_path, stop)
-    assert done.code == code
-    assert "Traceback" not in done.out + done.err
-    assert len(done.err.splitlines()) == (stop == "worker"), done.err
-    folder = tmp_path / "sweep"
-    assert [read(folder / number / "result.json")["status"] for number in "012"] == ["ok", status, status]
-    comparison = pd.read_csv(folder / "comparison.csv")
-    assert comparison["status"].tolist() == ["ok", status, status]
-    assert comparison["test_loss_n"].tolist()[0] == 2
-    assert f"2 of 3 jobs {status}" in done.out
-    assert not list(folder.glob("*/.progress.json"))
-
-
-def test_a_schedulers_kill_is_an_interruption(tmp_path, monkeypatch, capsys):
-    """SIGTERM must pass through joblib as Ctrl-C does: it ends the workers, which would train on otherwise."""
-
-    def launch(arguments: list[str]) -> None:
-        (tmp_path / "sweep" / "0").mkdir()
-        (tmp_path / "sweep" / "0" / "result.json").write_text('{"status": "running"}', encoding="utf-8")
-        os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(30)
-
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(compose, "launch", launch)
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        assert cli.main(["-m", "seed=0,1", "hydra.sweep.dir=sweep"]) == 130
-    finally:
-        signal.signal(signal.SIGTERM, before)
-    assert read(tmp_path / "sweep" / "0" / "result.json")["status"] == "interrupted"
-    assert "1 of 2 jobs interrupted" in capsys.readouterr().out.replace("\n", " ")
 
 
 # ---- wherever it is installed ----
