@@ -51,7 +51,8 @@ def lock(file: Path, waiting: Callable[[], None] | None = None) -> Iterator[bool
     try:
         yield held.is_locked
     finally:
-        held.release()
+        with contextlib.suppress(OSError):  # a network file system's; the lock ends with its descriptor anyway
+            held.release()
 
 
 def write_atomically(file: Path, text: str) -> None:
@@ -59,6 +60,12 @@ def write_atomically(file: Path, text: str) -> None:
     scratch = file.with_name(f".{file.name}.{os.getpid()}.{threading.get_ident()}.tmp")
     scratch.write_text(text, encoding="utf-8", newline="")
     scratch.replace(file)
+
+
+def clear_scratch(folder: Path) -> None:
+    """Take away what a killed process left of `write_atomically` in a folder that nobody else writes to now."""
+    for scratch in folder.glob(".*.tmp"):
+        scratch.unlink(missing_ok=True)
 
 
 def write_json(file: Path, content: Mapping[str, Any]) -> None:

@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m hw1.runs", description=__doc__.partition(":")[2].strip())
     parser.add_argument("--store", default="runs", help="folder of the store (default: runs, here)")
-    commands = parser.add_subparsers(required=True, metavar="list | show | verify | rm")
+    commands = parser.add_subparsers(required=True, metavar="list | show | verify | rm | clean")
     listing = commands.add_parser("list", help="one line per run, newest last")
     listing.set_defaults(do=_list)
     show = commands.add_parser("show", help="recipe, environment and final metrics of a run")
@@ -49,7 +49,11 @@ def _parser() -> argparse.ArgumentParser:
     verify.set_defaults(do=_verify)
     remove = commands.add_parser("rm", help="take runs out of the store, for good")
     remove.add_argument("key", nargs="+", help="keys, or how they begin")
+    remove.add_argument("--force", action="store_true", help="also those that a live job uses")
     remove.set_defaults(do=_remove)
+    clean = commands.add_parser("clean", help="take away what killed jobs left; finished runs stay")
+    clean.add_argument("--all", action="store_true", help="also unfinished trainings, and runs set aside as damaged")
+    clean.set_defaults(do=_clean)
     return parser
 
 
@@ -68,6 +72,9 @@ def _list(store: Store, arguments: argparse.Namespace, console: Console) -> int:
     console.print(table)
     size = sum(file.stat().st_size for key in store.list() for file in store.path(key).iterdir())
     console.print(f"{len(found)} runs, {size / 1e6:.1f} MB, in {store.folder}", markup=False, highlight=False)
+    for place, what in ((".partial", "trainings to go on with"), (".quarantine", "damaged runs set aside")):
+        if count := len(list(store.folder.glob(f"{place}/*"))):
+            console.print(f"{count} {what}, in {store.folder / place}", markup=False, highlight=False, soft_wrap=True)
     for line in damaged:
         console.print(line, markup=False, highlight=False, style="red")
     return FAILED if damaged else OK
@@ -134,8 +141,17 @@ def _verify(store: Store, arguments: argparse.Namespace, console: Console) -> in
 
 def _remove(store: Store, arguments: argparse.Namespace, console: Console) -> int:
     for key in [store.expand(key) for key in arguments.key]:
-        store.remove(key)
+        store.remove(key, arguments.force)
         console.print(f"removed {key}", markup=False, highlight=False)
+    return OK
+
+
+def _clean(store: Store, arguments: argparse.Namespace, console: Console) -> int:
+    removed = store.clean(arguments.all)
+    for name in removed:
+        console.print(f"removed {name}", markup=False, highlight=False)
+    last = f"{len(removed)} leftovers removed from {store.folder}"
+    console.print(last, markup=False, highlight=False, soft_wrap=True)
     return OK
 
 

@@ -247,7 +247,7 @@ class Store:
         Args:
             write: writes the state, in as many pieces as it likes.
 
-        The file begins with the SHA-256 of all that follows its first line.
+        The file begins with a line of the SHA-256 of the key, a line's end, and all that follows.
         """
         target = self.folder / ".partial" / self.path(key).name
         scratch = self.folder / ".tmp" / f"{key}.{secrets.token_hex(8)}"
@@ -256,7 +256,7 @@ class Store:
         try:
             with scratch.open("xb") as stream:
                 stream.write(b"0" * 64 + b"\n")
-                hashing = _Hashing(stream)
+                hashing = _Hashing(stream, key)
                 write(hashing)
                 stream.seek(0)
                 stream.write(hashing.sha256.hexdigest().encode())
@@ -280,7 +280,7 @@ class Store:
         except IsADirectoryError:
             shutil.rmtree(file)
             digest, content = b"", b""
-        if hashlib.sha256(content).hexdigest().encode() == digest:
+        if hashlib.sha256(f"{key}\n".encode() + content).hexdigest().encode() == digest:
             return content
         log.warning("a training begins anew: its state was damaged, %s", file)
         self.drop_partial(key)
@@ -290,14 +290,17 @@ class Store:
         """Forget the state of a training."""
         (self.folder / ".partial" / self.path(key).name).unlink(missing_ok=True)
 
-    def clean(self) -> Sequence[str]:
+    def clean(self, everything: bool = False) -> Sequence[str]:
         """Take away what killed processes left: scratch, leases, and states of trainings that have ended since.
 
+        Args:
+            everything: also states of trainings that have not ended, and what was set aside as damaged.
         Gives the names of what was removed. What a live process works at, by its key's lock, stays; so does all, where
         there are no locks.
         """
         left = [*self.folder.glob(".tmp/*"), *self.folder.glob(".locks/*.use")]
-        left += [file for file in self.folder.glob(".partial/*") if (self.folder / file.name).exists()]
+        left += [file for file in self.folder.glob(".partial/*") if everything or (self.folder / file.name).exists()]
+        left += self.folder.glob(".quarantine/*") if everything else ()
         removed = []
         for path in sorted(left):
             key = path.name.partition(".")[0]
@@ -323,8 +326,8 @@ class Store:
 class _Hashing:
     """A stream that keeps the SHA-256 of what went through it."""
 
-    def __init__(self, stream: BinaryIO) -> None:
-        self.stream, self.sha256 = stream, hashlib.sha256()
+    def __init__(self, stream: BinaryIO, key: str) -> None:
+        self.stream, self.sha256 = stream, hashlib.sha256(f"{key}\n".encode())
 
     def write(self, content: Any, /) -> int:
         self.sha256.update(content)

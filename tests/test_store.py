@@ -413,3 +413,155 @@ def test_a_run_that_vanishes_while_it_is_read_is_absent(filled, monkeypatch):
 def test_checksums_are_sha256(filled):
     lines = (filled.path(KEY) / SUMS).read_text().splitlines()
     assert lines == [f"{hashlib.sha256(CONTENT[name]).hexdigest()}  {name}" for name in FILES]
+
+
+# ---- who uses what ----
+
+
+def _use(folder: str, using, let_go) -> None:
+    store = Store(Path(folder))
+    with store.lock(KEY), store.use(KEY, "the job in multirun/x/3"):
+        pass
+    with store.use(KEY, "the job in multirun/x/3"):
+        using.set()
+        let_go.wait(60)
+
+
+def test_what_a_live_job_uses_is_not_removed(filled):
+    context = multiprocessing.get_context("fork")
+    using, let_go = context.Event(), context.Event()
+    user = context.Process(target=_use, args=(str(filled.folder), using, let_go))
+    user.start()
+    assert using.wait(60)
+    with pytest.raises(UserError, match=f"run {KEY[:8]} is in use by the job in multirun/x/3"):
+        filled.remove(KEY)
+    assert filled.holds(KEY)
+    assert not filled.clean()
+    let_go.set()
+    user.join()
+    assert not list((filled.folder / ".locks").glob("*.use"))
+    filled.remove(KEY)
+    assert filled.list() == []
+
+
+def test_what_a_live_job_trains_is_not_removed_and_force_is_stronger(filled):
+    context = multiprocessing.get_context("fork")
+    holding, let_go = context.Event(), context.Event()
+    holder = context.Process(target=_hold, args=(str(filled.folder), holding, let_go))
+    holder.start()
+    assert holding.wait(60)
+    with pytest.raises(UserError, match="is being trained or checked by a live job"):
+        filled.remove(KEY)
+    filled.remove(KEY, force=True)
+    assert filled.list() == []
+    let_go.set()
+    holder.join()
+
+
+def test_a_killed_user_uses_nothing(filled):
+    context = multiprocessing.get_context("fork")
+    using, let_go = context.Event(), context.Event()
+    user = context.Process(target=_use, args=(str(filled.folder), using, let_go))
+    user.start()
+    assert using.wait(60)
+    user.kill()
+    user.join()
+    assert len(list((filled.folder / ".locks").glob("*.use"))) == 1
+    assert filled.users(KEY) == []
+    filled.remove(KEY)
+    assert not list((filled.folder / ".locks").glob("*.use"))
+
+
+# ---- states of trainings ----
+
+
+def state(store, content=b"state", key=KEY):
+    store.keep_partial(key, lambda stream: stream.write(content))
+
+
+def test_a_state_is_kept_replaced_and_dropped(store):
+    assert store.partial(KEY) is None
+    for content in (b"one", b"", b"\n" * 3, b"another, longer"):
+        state(store, content)
+        assert store.partial(KEY) == content
+    assert store.partial(OTHER) is None
+    assert scratch(store) == []
+    store.drop_partial(KEY)
+    store.drop_partial(KEY)
+    assert store.partial(KEY) is None
+
+
+@pytest.mark.parametrize("damage", ["flip", "short", "long", "empty", "another's", "folder"])
+def test_a_damaged_state_is_said_and_forgotten(store, caplog, damage):
+    state(store)
+    state(store, b"other", OTHER)
+    file = store.folder / ".partial" / KEY
+    good = file.read_bytes()
+    if damage == "folder":
+        file.unlink()
+        file.mkdir()
+    else:
+        file.write_bytes({"flip": good[:-1] + b"?", "short": good[:-1], "long": good + b"\n", "empty": b"",
+                          "another's": file.with_name(OTHER).read_bytes()}[damage])  # fmt: skip
+    with caplog.at_level(logging.WARNING):
+        assert store.partial(KEY) is None
+    assert str(file) in caplog.text
+    assert not file.exists()
+    assert store.partial(OTHER) == b"other"
+
+
+def test_a_state_that_cannot_be_read_now_is_left(store, monkeypatch):
+    state(store)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", lambda self: (_ for _ in ()).throw(OSError(errno.EIO, "I/O error")))
+        with pytest.raises(OSError, match="I/O error"):
+            store.partial(KEY)
+    assert store.partial(KEY) == b"state"
+
+
+def test_an_interrupted_state_leaves_the_older(store):
+    state(store)
+
+    def stop(stream):
+        stream.write(b"half")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        store.keep_partial(KEY, stop)
+    assert store.partial(KEY) == b"state"
+    assert scratch(store) == []
+
+
+def test_clean_takes_what_killed_processes_left_and_no_more(filled):
+    state(filled)
+    state(filled, b"other", OTHER)
+    for name in (f"{KEY}.0123", f"{OTHER}.removed.01"):
+        (filled.folder / ".tmp" / name).mkdir()
+    (filled.folder / ".tmp" / "notes").touch()
+    lease = filled.folder / ".locks" / f"{OTHER}.1-00.use"
+    lease.parent.mkdir(exist_ok=True)
+    lease.touch()
+    removed = filled.clean()
+    assert sorted(removed) == sorted(
+        [f".tmp/{KEY}.0123", f".tmp/{OTHER}.removed.01", f".partial/{KEY}", f".locks/{OTHER}.1-00.use"]
+    )
+    assert filled.holds(KEY)
+    assert filled.partial(OTHER) == b"other"  # a training that has not ended
+    assert [file.name for file in (filled.folder / ".tmp").iterdir()] == ["notes"]
+    assert filled.clean() == []
+    filled.set_aside(KEY)
+    assert sorted(name.split("/")[0] for name in filled.clean(everything=True)) == [".partial", ".quarantine"]
+
+
+def test_clean_leaves_what_somebody_works_at(store):
+    context = multiprocessing.get_context("fork")
+    holding, let_go = context.Event(), context.Event()
+    holder = context.Process(target=_hold, args=(str(store.folder), holding, let_go))
+    holder.start()
+    assert holding.wait(60)
+    (store.folder / ".tmp").mkdir()
+    (store.folder / ".tmp" / f"{KEY}.0123").mkdir()
+    assert store.clean() == []
+    let_go.set()
+    holder.join()
+    assert store.clean() == [f".tmp/{KEY}.0123"]
