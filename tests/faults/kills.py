@@ -1,0 +1,233 @@
+"""SIGKILL at random instants of trainings and sweeps (launchers basic and joblib, real torch), each then gone on with.
+
+Killed are the process that was started, one that works for it, or all of them. Demanded: the next command ends with
+exit code 0; tables, weights and histories are those of an undisturbed sweep, byte for byte; jobs and runs that were
+finished before the kill are as they were; the store verifies; nothing is left but what the docs name.
+"""
+
+import os
+import signal
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from . import harness
+from .harness import Row, Size
+
+TRAINING = ["experiment=bare", "model.dropout=0.2", "steps=900", "batch_size=32", "replicas=2", "vectorize=false",
+            "threads=1", "checkpoint.minutes=0.0005"]  # fmt: skip
+CONFIG = """# @package _global_
+defaults:
+  - override /dataset: function
+  - override /model: mlp
+  - override /loss: mse
+experiment:
+  _target_: faults.bare.Bare
+allow_targets: [faults.bare]
+depth: 2
+budget: 300
+"""
+NAMED = (".lock", ".hydra", ".slots")  # in folders of results; the docs name them
+AGAIN = 3  # commands until one ends with 0; more than one counts as a problem
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What is started, what goes on with it, and who is killed."""
+
+    name: str
+    words: list[str]
+    again: list[str]
+    killed: tuple[str, ...]
+
+
+def _kinds(conf: Path) -> list[Kind]:
+    given = ["--config-dir", str(conf), *TRAINING]
+    sweep = [*given, "-m", "seed=0,1,2", "hydra.sweep.dir=out"]
+    again = ["resume=out"]
+    job = [*given, "hydra.run.dir=out"]
+    return [
+        Kind("a training", job, job, ("all",)),
+        Kind("a sweep, basic launcher", [*sweep, "hydra/launcher=basic"], again, ("all",)),
+        Kind("a sweep, joblib, two workers", [*sweep, "jobs=2"], again, ("all", "parent", "worker")),
+    ]
+
+
+def check(size: Size, folder: Path) -> list[Row]:
+    """A row for each kind of start."""
+    (folder / "conf" / "experiment").mkdir(parents=True)
+    (folder / "conf" / "experiment" / "bare.yaml").write_text(CONFIG, encoding="utf-8")
+    rows = []
+    for kind, full, quick in zip(_kinds(folder / "conf"), (100, 60, 40), (3, 1, 0), strict=True):
+        if size.pick(full, quick):
+            place = folder / kind.name.replace(" ", "_")
+            rows.append(_row(kind, size.pick(full, quick), size, place))
+    rows[0].controls = _controls(_kinds(folder / "conf"), size, folder)
+    return rows
+
+
+def _row(kind: Kind, kills: int, size: Size, folder: Path) -> Row:
+    row = Row(f"SIGKILL at a random instant of {kind.name}")
+    began = time.monotonic()
+    wanted, seconds = _undisturbed(kind, folder / "whole")
+    for number in count():
+        if row.injected == kills:
+            break
+        random = size.random(kind.name, number)
+        place = folder / str(number)
+        trial = _trial(kind, random, seconds, place)
+        row.injected += trial.hit
+        problems = [*trial.problems, *_differences(wanted, place)]
+        row.lost += trial.lost
+        row.duplicated += trial.duplicated
+        row.corrupt += bool(problems)
+        row.survived += trial.hit and not (problems or trial.lost or trial.duplicated)
+        row.problems += [f"kill {number}: {problem}" for problem in problems[:3]]
+    row.note = f"undisturbed {seconds:.1f} s"
+    row.seconds = time.monotonic() - began
+    return row
+
+
+def _undisturbed(kind: Kind, folder: Path) -> tuple[dict[str, bytes], float]:
+    """What it comes to, and how long it takes."""
+    began = time.monotonic()
+    done = harness.command_line(kind.words, folder, _search)
+    assert done["code"] == 0, done
+    return _results(folder), time.monotonic() - began
+
+
+@dataclass
+class Trial:
+    """What came of one kill."""
+
+    hit: bool  # whether there was still something to kill
+    lost: int
+    duplicated: int
+    problems: list[str]
+
+
+def _trial(kind: Kind, random: Random, seconds: float, folder: Path) -> Trial:
+    """Start, kill, go on."""
+    folder.mkdir(parents=True)
+    with tempfile.TemporaryFile() as out:
+        child = harness.start(harness._typed, kind.words, folder, (out.fileno(), out.fileno()), _alone)
+        time.sleep(random.uniform(0, seconds))
+        hit = _kill(child[0], random.choice(kind.killed), folder)
+        harness.finish(child)
+    before = _finished(folder)
+    problems = []
+    words = kind.again if (folder / "out" / "sweep.json").exists() else kind.words  # killed before it had a plan
+    for attempt in range(AGAIN):
+        done = harness.command_line(words, folder, _search)
+        if done["code"] == 0:
+            break
+        problems.append(f"command {attempt + 1} after it: exit code {done['code']}: {done['err'][-300:]}")
+    after = _finished(folder)
+    lost = sum(name not in after for name in before)
+    duplicated = sum(name in after and after[name] != content for name, content in before.items())
+    return Trial(hit, lost, duplicated, problems)
+
+
+def _search() -> None:
+    """Let workers find this package, too."""
+    os.environ["PYTHONPATH"] = str(Path(__file__).parent.parent)
+    os.environ["OMP_NUM_THREADS"] = "1"
+
+
+def _alone() -> None:
+    os.setsid()
+    _search()
+
+
+def _kill(process: int, whom: str, folder: Path) -> bool:
+    """Whether somebody was there to be killed."""
+    import psutil
+
+    try:
+        workers = psutil.Process(process).children(recursive=True)
+        alive = psutil.Process(process).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+    if whom == "worker" and workers:
+        victims = [workers[0].pid]
+    elif whom == "parent":
+        victims = [process]
+    else:
+        victims = [process, *(worker.pid for worker in workers)]
+    for victim in victims:
+        try:
+            os.kill(victim, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+    return alive
+
+
+def _finished(folder: Path) -> dict[str, bytes]:
+    """Jobs and runs that are done, each with something that says by whom."""
+    from hw1.terminal import read_json
+
+    jobs = {str(file.relative_to(folder)): file.read_bytes() for file in folder.glob("out/**/result.json")
+            if read_json(file).get("status") == "ok"}  # fmt: skip
+    runs = {str(file.relative_to(folder)): file.read_bytes() for file in folder.glob("runs/[0-9a-f]*/run.json")}
+    return runs if (folder / "out" / "result.json").exists() else jobs | runs
+
+
+def _results(folder: Path) -> dict[str, bytes]:
+    """All that must be the same whatever happened on the way."""
+    tables = {str(file.relative_to(folder)): file.read_bytes() for file in folder.glob("out/**/*.csv")}
+    names = ("weights.safetensors", "history.csv", "recipe.yaml")
+    runs = {f"{key.name}/{name}": (key / name).read_bytes() for key in folder.glob("runs/[0-9a-f]*") for name in names}
+    return tables | runs
+
+
+def _differences(wanted: dict[str, bytes], folder: Path) -> list[str]:
+    from hw1.store import Damaged, Store
+
+    found = _results(folder)
+    problems = [f"{name} is missing" for name in sorted(set(wanted) - set(found))]
+    problems += [f"{name} should not be there" for name in sorted(set(found) - set(wanted))]
+    problems += [f"{name} differs" for name in sorted(wanted) if name in found and found[name] != wanted[name]]
+    store = Store(folder / "runs")
+    for key in store.list():
+        try:
+            store.verify(key)
+        except Damaged as damage:
+            problems.append(str(damage))
+    store.clean()
+    left = [file for file in folder.glob("runs/.*/*") if file.suffix != ".lock"]
+    left += [file for file in folder.glob("out/**/.*") if not any(part in NAMED for part in file.parts)]
+    return problems + [f"left behind: {file.relative_to(folder)}" for file in left]
+
+
+def _controls(kinds: Sequence[Kind], size: Size, folder: Path) -> dict[str, bool]:
+    """Variants with something missing, which some of a few kills must show."""
+    from hw1 import sweep, training
+
+    restore, write_plan = training._Session.restore, sweep.write_plan
+
+    def forgetful(session: Any, kept: Any) -> None:
+        restore(session, kept)
+        session.optimizer.state.clear()
+
+    def anew(planned: Any, words: Any, resumed: bool = False) -> None:
+        write_plan(planned, words, resumed=False)
+
+    def shows(kind: Kind, name: str, owner: Any, **values: Callable[..., Any]) -> bool:
+        wanted, seconds = _undisturbed(kind, folder / name / "whole")
+        with harness.replaced(owner, **values):
+            for number in range(12):
+                place = folder / name / str(number)
+                trial = _trial(kind, size.random(name, number), seconds, place)
+                if trial.lost or trial.duplicated or trial.problems or _differences(wanted, place):
+                    return True
+        return False
+
+    return {
+        "goes on without the optimizer's state": shows(kinds[0], "forgetful", training._Session, restore=forgetful),
+        "resume that begins anew": shows(kinds[1], "anew", sweep, write_plan=anew),
+    }
