@@ -8,8 +8,11 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import is_dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from hw1 import parts, schema
 from hw1.errors import UserError, shortened
@@ -25,6 +28,12 @@ KINDS = {  # where hw1's own parts and those with a schema come from
     "loss": "torch.nn.",
 }
 OFFERED = {"dataset": ("data_dir",), "model": ("input_shape", "outputs")}  # what a target is given beside its node
+MOST_FOLDERS = 1_000  # of a --config-dir that are looked at
+MOST_VALUES = 100_000  # that the anchors of a YAML file may stand for
+OF_HYDRA = (  # what Hydra itself says of a composition, and what is checked by itself
+    "hydra.runtime", "hydra.overrides", "hydra.job.override_dirname", "hydra.job.config_name",
+    "hydra.mode", "hydra.sweeper",
+)  # fmt: skip
 SPLIT_KEYS = ("validation", "split_seed", "subset", "label_noise")
 
 
@@ -146,6 +155,62 @@ def _check_writable(what: str, folder: Path, or_there: bool = False) -> None:
         raise UserError(f"{what} {folder}: {place} is not a folder")
     if not os.access(place, os.W_OK | os.X_OK) and not (or_there and place == folder.absolute()):
         raise UserError(f"{what} {folder}: {place} cannot be written to")
+
+
+def check_files(folder: Path) -> None:
+    """Refuse YAML files whose anchors stand for themselves, or for more values than a memory holds.
+
+    Only these: what else is wrong with a file is said when it is read. Raises: UserError naming the file.
+    """
+    for place, _, names in islice(os.walk(folder), MOST_FOLDERS):
+        for file in (Path(place, name) for name in names if name.endswith(".yaml")):
+            try:
+                content = file.read_bytes() if file.is_file() else b""
+                tree = yaml.compose(content, yaml.SafeLoader) if b"&" in content and b"*" in content else None
+            except (OSError, ValueError, yaml.YAMLError, RecursionError):
+                continue
+            if tree is not None and _values_in(tree, {}) > MOST_VALUES:
+                raise UserError(f"{file}: its anchors stand for more than {MOST_VALUES:,} values, or for themselves")
+
+
+def _values_in(node: yaml.Node, known: dict[int, float]) -> float:
+    """How many values a node stands for, aliases written out; infinitely many in one that is part of itself."""
+    if id(node) not in known:
+        known[id(node)] = float("inf")
+        inner = [node.value] if isinstance(node, yaml.ScalarNode) else node.value
+        parts_of = [part for item in inner for part in (item if isinstance(item, tuple) else (item,))]
+        known[id(node)] = 1 + sum(_values_in(part, known) for part in parts_of if isinstance(part, yaml.Node))
+    return known[id(node)]
+
+
+def under(key: str, prefixes: Sequence[str]) -> bool:
+    """Whether a dotted key is one of `prefixes` or below one."""
+    return any(key == prefix or key.startswith(f"{prefix}.") for prefix in prefixes)
+
+
+def check_hydra(raw: Mapping[str, Any], usual: Mapping[str, Any] | None, free: Sequence[str]) -> None:
+    """Check Hydra's own settings, which may lead files out of the output folder or have something called.
+
+    Args:
+        raw: Hydra's part of a composed config, not resolved.
+        usual: the same without a user's command line and files; None if there are no files.
+        free: keys that a user may set.
+    Raises: UserError.
+    """
+    for name in ("launcher", "sweeper"):
+        if not isinstance(raw[name], Mapping):
+            raise UserError(f"hydra.{name}={shortened(raw[name])}: must be a group of keys")
+        for place, _ in parts.nodes(dict(raw[name]), f"hydra.{name}"):
+            if place != f"hydra.{name}":
+                raise UserError(f"{place}._target_: is not to be set; settings of a {name} are plain values")
+    if not isinstance(raw["sweeper"].get("params") or {}, Mapping):
+        raise UserError(f"hydra.sweeper.params={shortened(raw['sweeper']['params'])}: must be a group of keys")
+    if usual is None:
+        return
+    before = {(key, repr(value)) for key, value in _leaves(usual, "hydra")}
+    for key, value in _leaves(raw, "hydra"):
+        if not under(key, (*free, *OF_HYDRA)) and (key, repr(value)) not in before:
+            raise UserError(f"{key}={shortened(value)}: is not to be set; of Hydra's settings are {', '.join(free)}")
 
 
 def check_secrets(raw: Mapping[str, Any]) -> None:

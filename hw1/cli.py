@@ -70,7 +70,7 @@ def _run(words: list[str]) -> int:
         compose.show(arguments, words)
         return OK
     planned = sweep.plan(arguments)
-    with sweep.held(planned):
+    with sweep.held(planned) as planned:
         sweep.write_plan(planned, words, resumed=taken_up is not None)
         return _launch(planned)
 

@@ -4,10 +4,12 @@ Hydra alone has types but no ranges, reports over several lines, and finds some 
 """
 
 import argparse
+import copy
 import math
 import os
 import re
 import sys
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,20 +19,28 @@ from typing import Any, cast
 
 import hydra
 from hydra import version
+from hydra._internal.callbacks import Callbacks
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.config_repository import CachingConfigRepository, IConfigRepository
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path, get_args_parser
-from hydra.core.config_search_path import SearchPathQuery
+from hydra.core.config_search_path import ConfigSearchPath, SearchPathQuery
+from hydra.core.config_store import ConfigStore
+from hydra.core.default_element import ResultDefault
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
+from hydra.core.plugins import Plugins
+from hydra.core.utils import JobReturn
 from hydra.errors import HydraException
-from hydra.types import RunMode
+from hydra.experimental.callback import Callback
+from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import GrammarParseError, OmegaConfBaseException
 from yaml import YAMLError
 
-from hw1 import schema
+from hw1 import checks, launchers, schema
 from hw1.errors import LONGEST, UserError, one_line, shortened
 from hw1.job import execute, plain
 from hw1.paths import conf_dir
@@ -39,10 +49,23 @@ FIXED = {  # settings of Hydra that hw1 makes
     "hydra.job.chdir": "jobs run where the command was typed",
     "hydra.job.name": "it names the log, hw1.log",
     "hydra.launcher.n_jobs": "use jobs=…",
+    "hydra.launcher.ray.init.num_cpus": "use jobs=…",
     "hydra.mode": "use -m",
     "hydra.sweep.subdir": "the folders of jobs are numbered",
+    "hydra.output_subdir": "Hydra's record is in .hydra",
+    "hydra.launcher._target_": "choose hydra/launcher=…",
+    "hydra.launcher.submitit_folder": "its logs are in the sweep's folder",
+    "hydra.launcher.temp_folder": "joblib has one of its own",
 }
-MOST_JOBS = 10_000  # of a sweep: planning takes a tenth of a second for each
+OPEN = (  # those that are for the user to make; any other could lead files elsewhere, or have something called
+    "hydra.run.dir", "hydra.sweep.dir", "hydra.launcher", "hydra.sweeper.params", "hydra.verbose", "hydra.searchpath",
+    "hydra.job.env_set", "hydra.job.env_copy",
+)  # fmt: skip
+SHOWING = ("cfg", "info", "hydra_help", "shell_completion", "package", "resolve", "config_dir")  # flags
+WITH_OTHERS = ("--package", "--resolve", "--config-dir")
+MOST_JOBS = 10_000  # of a sweep: planning takes a thirtieth of a second for each
+COMMAND_LINE = "command-line"  # what Hydra calls a folder that --config-dir names
+KEPT = 32  # combinations of options that a loader has ready, 150 kB each
 
 
 @dataclass(frozen=True)
@@ -56,7 +79,7 @@ class Grid:
     points: list[list[str]]  # overrides of each job
     folder: Path  # of the job, or of the sweep
     experiment: str
-    launcher: str
+    launcher: dict[str, Any]  # its settings
 
 
 @dataclass(frozen=True)
@@ -82,30 +105,44 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def _refuse(message: str) -> Any:
-    raise UserError(f"{message} (see python -m hw1 --help)")
+    raise UserError(f"{shortened(message, 400)} (see python -m hw1 --help)")
 
 
 def show(arguments: argparse.Namespace, argv: Sequence[str]) -> None:
     """Let Hydra print what its other flags ask for, such as `--cfg job`. Raises: UserError if it cannot."""
     with open_composer(arguments.config_dir) as composer:
-        if arguments.cfg:
+        if arguments.cfg or arguments.info:
             overrides = composer.parse(arguments.overrides)
             composer.check_names(overrides)
-            config = composer.compose([_first(override) for override in overrides])
+            for override in overrides:
+                if override.is_sweep_override():
+                    raise UserError(
+                        f"{shortened(override.input_line)}: is a sweep; give one value to see what comes of it"
+                    )
+            config = composer.compose(arguments.overrides)
             if arguments.package and OmegaConf.select(config, arguments.package) is None:
                 raise UserError(f"--package {arguments.package}: the configuration has no such part")
+    given = {f"--{name.replace('_', '-')}": getattr(arguments, name) for name in SHOWING}
+    asked = [flag for flag, value in given.items() if value and flag not in WITH_OTHERS]
+    if len(asked) > 1:
+        _refuse(f"{asked[0]} and {asked[1]}: choose one of them")
+    flags = [word for flag, value in given.items() if value for word in ([flag] if value is True else [flag, value])]
     try:
-        flags = [word for word in argv if word not in ("-m", "--multirun", *arguments.overrides)]
         launch([*flags, *arguments.overrides])  # in the one order that Hydra takes
-    except HydraException as error:
-        raise UserError(_reason(error)) from error
+    except Exception as error:  # its parts for show are less tested than the others
+        raise UserError(f"{asked[0]}: {_reason(error)}") from error
 
 
-def launch(arguments: Sequence[str]) -> None:
-    """Let Hydra run `execute` for the jobs of a checked command line, or print what its other flags ask for.
+def launch(arguments: Sequence[str], jobs: Mapping[int, Sequence[str]] | None = None, side_by_side: int = 1) -> None:
+    """Let Hydra run `execute` for a checked command line, or print what its other flags ask for.
 
+    Args:
+        jobs: of a sweep, those to run: number → overrides; each in the folder of its number.
+        side_by_side: how many of them at a time, for launchers that have no setting for it.
     Raises: whatever went wrong with Hydra or a launcher, which Hydra by itself would print over many lines.
     """
+    if jobs is not None:
+        return _launch_jobs(parse(arguments), jobs, side_by_side)
     GlobalHydra.instance().clear()
     words, full_error = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
     sys.argv, os.environ["HYDRA_FULL_ERROR"] = ["hw1", *arguments], "1"
@@ -116,6 +153,100 @@ def launch(arguments: Sequence[str]) -> None:
         del os.environ["HYDRA_FULL_ERROR"]
         if full_error is not None:
             os.environ["HYDRA_FULL_ERROR"] = full_error
+
+
+def _launch_jobs(arguments: argparse.Namespace, jobs: Mapping[int, Sequence[str]], side_by_side: int) -> None:
+    """What Hydra does with a sweep, but for composing every job once more, and all of them where some are left."""
+    with _engine(arguments.config_dir) as engine:
+        words = [*arguments.overrides, "hydra.mode=MULTIRUN"]
+        config = engine.compose_config("config", words, RunMode.MULTIRUN, with_log_configuration=True)
+        callbacks = Callbacks(config)
+        callbacks.callbacks.insert(0, _Lighten())
+        callbacks.on_multirun_start(config=config, config_name="config")
+        context = HydraContext(config_loader=engine.config_loader, callbacks=callbacks)
+        launcher = Plugins.instance().instantiate_launcher(context, execute, config)
+        folder = Path(config.hydra.sweep.dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        OmegaConf.save(config, folder / "multirun.yaml")
+        # A launcher numbers what it is given from 0 on, whichever jobs of the sweep they are.
+        points = [[*_of_task(words), f"hydra.sweep.subdir={number}"] for number, words in jobs.items()]
+        with launchers.attended(plain(config.hydra.launcher), side_by_side):
+            for returned in launcher.launch(points, initial_job_idx=0) if points else []:
+                _ = returned.return_value  # raises what went wrong around a job
+        callbacks.on_multirun_end(config=config, config_name="config")
+
+
+def _of_task(words: Sequence[str]) -> list[str]:
+    """Overrides but for those of Hydra's own settings, which a launcher takes from the sweep's config."""
+    return [word for word in words if not word.lstrip("+~").startswith(("hydra.", "hydra/"))]
+
+
+class _Lighten(Callback):
+    """Takes the configs out of what a job returns: the launcher would keep them all to the end of the sweep."""
+
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
+        job_return.cfg = job_return.hydra_cfg = None
+
+
+class Loader(ConfigLoaderImpl):
+    """Hydra's loader, for many configs: reads a file once, and puts the files of one choice of options together once.
+
+    Overrides are then applied to a copy, by Hydra, so what comes of it is what Hydra's own gives, in a third of the
+    time. Copies, and what is sent to another process, start with nothing read.
+    """
+
+    def __init__(self, search: ConfigSearchPath) -> None:
+        super().__init__(search)
+        self.repositories: dict[tuple[str | None, ...], CachingConfigRepository] = {}
+        self.composed: dict[tuple[int, str], DictConfig] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"repositories": {}, "composed": {}}
+
+    def _parse_overrides_and_create_caching_repo(
+        self, config_name: str | None, overrides: list[str]
+    ) -> tuple[list[Override], CachingConfigRepository]:
+        parsed = OverridesParser.create().parse_overrides(overrides=overrides)
+        further = [override.input_line for override in parsed if override.key_or_group == "hydra.searchpath"]
+        key = (config_name, *further)
+        if key not in self.repositories:
+            made = super()._parse_overrides_and_create_caching_repo(config_name, overrides)
+            self.repositories[key] = made[1]
+        return parsed, self.repositories[key]
+
+    def _compose_config_from_defaults_list(self, defaults: list[ResultDefault], repo: IConfigRepository) -> DictConfig:
+        key = (id(repo), repr(defaults))
+        if key not in self.composed:
+            if len(self.composed) == KEPT:
+                del self.composed[next(iter(self.composed))]
+            # Hydra builds the config of the very nodes that were read.
+            self.composed[key] = super()._compose_config_from_defaults_list(defaults, copy.deepcopy(repo))
+        return copy.deepcopy(self.composed[key])
+
+
+@contextmanager
+def _engine(config_dir: str | None) -> Iterator[Hydra]:
+    """Hydra, set up to compose from conf/ and a folder of the user's own."""
+    search = create_config_search_path(str(conf_dir()))
+    _make_room_for_presets()
+    if config_dir is not None:
+        folder = f"file://{Path(config_dir).absolute()}"
+        search.prepend(COMMAND_LINE, folder, anchor=SearchPathQuery(provider="schema"))
+    version.setbase("1.3")
+    GlobalHydra.instance().clear()
+    engine = Hydra(task_name="hw1", config_loader=Loader(search))
+    GlobalHydra.instance().initialize(engine)
+    try:
+        yield engine
+    finally:
+        GlobalHydra.instance().clear()
+
+
+def _make_room_for_presets() -> None:
+    """Put aside what plugins call by the names of our presets: Hydra would check ours against theirs, and warn."""
+    stored = ConfigStore.instance().repo.get("hydra", {}).get("launcher", {})
+    for file in (conf_dir() / launchers.GROUP).glob("*.yaml"):
+        stored.pop(file.name, None)
 
 
 def quoted(text: str) -> str:
@@ -136,7 +267,10 @@ def _values(override: Override) -> list[str]:
         raise UserError(f"{line}: has no end; list the values, such as {override.key_or_group}=0.1,0.2")
     if getattr(override.value(), "shuffle", False):
         raise UserError(f"{line}: jobs run in the order given; leave shuffle out")
-    values = list(islice(override.sweep_string_iterator(), MOST_JOBS + 1))
+    try:
+        values = list(islice(override.sweep_string_iterator(), MOST_JOBS + 1))
+    except ArithmeticError as error:  # range(nan)
+        raise UserError(f"{line}: is no range; list the values, such as {override.key_or_group}=1,2") from error
     if not values:
         raise UserError(f"{line}: is an empty sweep; list the values, such as {override.key_or_group}=1,2")
     return values
@@ -157,34 +291,28 @@ def _check_sweeps(swept: Sequence[Override], multirun: bool) -> None:
 def open_composer(config_dir: str | None) -> Iterator["Composer"]:
     """Hydra, ready to compose from conf/ and a folder of the user's own. Raises: UserError for what it objects to."""
     if config_dir is not None and not Path(config_dir).is_dir():
-        raise UserError(f"--config-dir {config_dir}: there is no such folder")
-    search = create_config_search_path(str(conf_dir()))
+        raise UserError(f"--config-dir {shortened(config_dir)}: there is no such folder")
     if config_dir is not None:
-        folder = f"file://{Path(config_dir).absolute()}"
-        search.prepend("command-line", folder, anchor=SearchPathQuery(provider="schema"))
-    version.setbase("1.3")
-    GlobalHydra.instance().clear()
-    Hydra.create_main_hydra2(task_name="hw1", config_search_path=search)
+        checks.check_files(Path(config_dir))
     try:
-        yield Composer()
+        with warnings.catch_warnings(action="ignore", category=UserWarning), _engine(config_dir) as engine:
+            yield Composer(engine)
     except YAMLError as error:
         raise UserError(_yaml_place(error)) from error
     except (HydraException, OmegaConfBaseException, OSError, ValueError, AssertionError) as error:
         raise UserError(_unloadable(config_dir, error) or _reason(error)) from error
-    finally:
-        GlobalHydra.instance().clear()
+    except RecursionError as error:
+        place = f"--config-dir {shortened(config_dir)}" if config_dir is not None else "the command line"
+        raise UserError(f"{place}: something in it is nested too deeply, or names itself as its default") from error
 
 
 class Composer:
     """Hydra's composition with our words for what can go wrong."""
 
-    def __init__(self) -> None:
-        found = GlobalHydra.instance().hydra
-        assert found is not None
-        self.loader = found.config_loader
+    def __init__(self, engine: Hydra) -> None:
+        self.loader = engine.config_loader
         self.repository = self.loader.repository  # type: ignore[attr-defined]
         self.parser = OverridesParser.create(config_loader=self.loader)
-        self.seen: dict[tuple[str, ...], DictConfig] = {}
 
     def parse(self, texts: Sequence[str]) -> list[Override]:
         """Overrides from words. Raises: UserError naming the word that is none."""
@@ -203,10 +331,7 @@ class Composer:
 
     def compose(self, texts: Sequence[str]) -> DictConfig:
         """The config of one job, Hydra's part with it."""
-        key = tuple(texts)
-        if key not in self.seen:
-            self.seen[key] = hydra.compose("config", list(texts), return_hydra_config=True)
-        return self.seen[key]
+        return hydra.compose("config", list(texts), return_hydra_config=True)
 
     def check_names(self, overrides: Sequence[Override]) -> None:
         """Refuse groups, options and keys that do not exist, with the nearest that do."""
@@ -218,7 +343,11 @@ class Composer:
         for override in overrides:
             key = override.key_or_group
             if key in FIXED:
-                raise UserError(f"{override.input_line}: is not to be set; {FIXED[key]}")
+                raise UserError(f"{shortened(override.input_line)}: is not to be set; {FIXED[key]}")
+            if key == "hydra" or (key.startswith("hydra.") and not checks.under(key, OPEN)):
+                raise UserError(f"{shortened(override.input_line)}: is not to be set; of Hydra's are {', '.join(OPEN)}")
+            if key.startswith("hydra.launcher.") and not override.is_sweep_override():
+                launchers.check_value(key, OmegaConf.select(config, key), override.value())
             if override.is_delete() and key in schema.Config.__dataclass_fields__:
                 raise UserError(f"~{key}: cannot be left out; give another value with {key}=…")
             if override.is_add() or self._is_group(override) or key in known or key.startswith("hydra."):
@@ -233,8 +362,13 @@ class Composer:
         group = override.key_or_group.partition("@")[0]
         if override.is_delete():
             raise UserError(f"~{group}: cannot be left out; choose another with {group}=…")
+        if group.startswith("hydra/") and (override.package or group not in (launchers.GROUP, "hydra/sweeper")):
+            line = shortened(override.input_line)
+            raise UserError(f"{line}: is not to be set; of Hydra's groups {launchers.GROUP} is")
+        if group == launchers.GROUP and not override.is_sweep_override():
+            launchers.check_installed(str(override.value()))
         options = [name for name in self.loader.get_group_options(group) if name != "schema"]
-        # Options may live in folders (hydra/launcher has none of ours); a path with a slash is left to Hydra.
+        # Options may live in folders (hydra/launcher has some of Hydra's); a path with a slash is left to Hydra.
         chosen = _values(override) if override.is_sweep_override() else [override.value()]
         for option in chosen:
             name = "null" if option is None else str(option)
@@ -256,12 +390,15 @@ class Composer:
             overrides += self.parse(words[-1:])
         self.check_names(overrides)
         of_hydra = self.compose([_first(override) for override in overrides]).hydra
+        self._check_settings(of_hydra)
         params = of_hydra.sweeper.get("params") or {}
         overrides = self.parse([f"{key}={value}" for key, value in params.items()]) + overrides
         multirun = multirun or of_hydra.mode == RunMode.MULTIRUN
         swept = [override for override in overrides if override.is_sweep_override()]
         _check_sweeps(swept, multirun)
         choices = of_hydra.runtime.choices
+        if launchers.GROUP in typed and not multirun:
+            raise UserError(f"{launchers.GROUP}={choices[launchers.GROUP]}: is for the jobs of a sweep; add -m")
         if not str(of_hydra.sweeper._target_).endswith("BasicSweeper"):
             raise UserError(f"hydra/sweeper={choices['hydra/sweeper']}: hw1 plans its own grids")
         return Grid(
@@ -272,8 +409,17 @@ class Composer:
             BasicSweeper.split_arguments(overrides, None)[0],
             Path(of_hydra.sweep.dir if multirun else of_hydra.run.dir).absolute(),
             choices.experiment,
-            choices["hydra/launcher"],
+            plain(of_hydra.launcher),
         )
+
+    def _check_settings(self, of_hydra: DictConfig) -> None:
+        """Refuse settings of Hydra that a config file makes and that are not for it to make."""
+        places = [place.provider for place in self.loader.get_search_path().get_path()]
+        usual = _raw(self.compose([]).hydra) if COMMAND_LINE in places or of_hydra.searchpath else None
+        checks.check_hydra(_raw(of_hydra), usual, OPEN)
+        target = of_hydra.launcher.get("_target_")
+        if target not in Plugins.instance().class_name_to_class:
+            raise UserError(f"hydra.launcher._target_={shortened(target)}: is no launcher; choose {launchers.GROUP}=…")
 
     def point(self, words: Sequence[str]) -> Point:
         """One job of a grid. Raises: UserError if its config cannot be resolved."""
@@ -292,6 +438,10 @@ class Composer:
 def _value(override: Override) -> Any:
     value = override.value()
     return value if isinstance(value, str | int | float | bool | None) else str(override.get_value_element_as_str())
+
+
+def _raw(node: DictConfig) -> dict[str, Any]:
+    return cast("dict[str, Any]", OmegaConf.to_container(node, resolve=False))
 
 
 def _dotted(node: Any, prefix: str = "") -> Iterator[str]:

@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from hw1 import launchers, parts, signals
 from hw1.errors import UserError, one_line, shortened
 from hw1.experiments import Experiment, flattened
-from hw1.files import write_json, write_table
+from hw1.files import clear_scratch, write_json, write_table
 from hw1.recipe import Recipe, load_dataset
 from hw1.schema import nearest
 from hw1.store import Store
@@ -34,6 +34,7 @@ def execute(config: DictConfig) -> None:
     settings = HydraConfig.get()
     folder = Path(settings.runtime.output_dir)
     launcher = plain(settings.launcher) if settings.mode == RunMode.MULTIRUN else {}
+    os.chdir(settings.runtime.cwd)  # Ray's processes start where Ray was started
     result: dict[str, Any] = {
         "status": "running",
         "process": [platform.node(), os.getpid()],
@@ -47,8 +48,7 @@ def execute(config: DictConfig) -> None:
     signals.install_in_worker()
     if signals.ending():  # a worker takes no further job
         raise KeyboardInterrupt
-    for scratch in folder.glob(".*.tmp"):  # of a process that was killed here
-        scratch.unlink(missing_ok=True)
+    clear_scratch(folder)
     started = time.perf_counter()
     write_json(folder / RESULT, result)
     try:
@@ -74,7 +74,7 @@ def execute(config: DictConfig) -> None:
 def _why(end: BaseException) -> str:
     if isinstance(end, signals.Requeued):
         return "the scheduler took the machine away and put the job into the queue again"
-    return "stopped by SIGTERM" if isinstance(end, signals.Terminated) else "stopped by Ctrl-C"
+    return "stopped by SIGTERM" if signals.exit_code() == signals.TERMINATED else "stopped by Ctrl-C"
 
 
 def _perform(composed: DictConfig, folder: Path, launcher: dict[str, Any], result: dict[str, Any]) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 
 from hw1.errors import UserError, shortened
 
-ALLOWED = ("hw1", "torch.nn", "torch.optim")
+ALLOWED = ("hw1.experiments", "hw1.models", "hw1.sources", "torch.nn", "torch.optim")
 OURS = ("_target_", "_partial_")  # keys of a node that its target does not get
 
 
@@ -22,16 +22,16 @@ def _under(name: str, prefixes: Sequence[str]) -> bool:
 def find(target: Any, allow: Sequence[str] = (), key: str = "_target_") -> Callable[..., Any]:
     """The class or function that a dotted `target` names.
 
-    Both the name and the module in which the found object was defined must lie under hw1, torch.nn, torch.optim or a
-    prefix in `allow`: `hw1.data.np.load` begins well, and is numpy's. Of numpy's ufuncs, which do not say where they
-    were defined and can do nothing but compute, the name suffices.
+    Both the name and the module in which the found object was defined must lie under one of ALLOWED or of `allow`:
+    `hw1.sources.np.load` begins well, and is numpy's. Of hw1 not all is allowed: a node could remove runs. Of numpy's
+    ufuncs, which do not say where they were defined and can do nothing but compute, the name suffices.
 
     Raises: UserError where the name is not allowed, cannot be imported, or is no class or function.
     """
     prefixes = (*ALLOWED, *allow)
     permitted = f"allowed are {', '.join(prefixes)} (add your own with allow_targets=[…])"
     if not isinstance(target, str) or "." not in target or not _under(target, prefixes):
-        raise UserError(f"{key}={target}: {permitted}")
+        raise UserError(f"{key}={shortened(target)}: {permitted}")
     found = _resolve(target, key)
     if isinstance(found, np.ufunc):
         return found

@@ -3,9 +3,11 @@
 torchvision and scikit-learn are imported where they are used: this module has to load quickly.
 """
 
+import gzip
+import hashlib
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -87,12 +89,37 @@ def _torchvision(
         data_dir.mkdir(parents=True, exist_ok=True)
         with packed_mnist.one_at_a_time(data_dir):  # torchvision extracts in place: another would see half a file
             make = getattr(torchvision.datasets, name)
+            if (old := data_dir / name / "processed").exists():  # which torchvision would take, unpickled
+                raise UserError(f"{old}: an old copy of {name} that cannot be checked; delete it")
             parts = [make(data_dir, train=train, download=True) for train in (True, False)]
+            _check_unpacked(name, data_dir / folder, getattr(make, "resources", ()))
+    except UserError:
+        raise
     except Exception as error:  # networks, archives, pickles and assertions all fail in their own way
         raise UserError(_why_not(name, data_dir / folder, files, error)) from error
     x_train, x_test = (_channels_first(np.asarray(part.data)) for part in parts)
     y_train, y_test = (np.asarray(part.targets) for part in parts)
     return Source(x_train, y_train, x_test, y_test, *scaling, tuple(parts[0].classes), name)
+
+
+def _check_unpacked(name: str, place: Path, resources: Sequence[tuple[str, str]]) -> None:
+    """See whether unpacked files are those of the archives beside them, and these are what torchvision knows.
+
+    It checks an archive when it comes, and from then on takes any file of the right name (CIFAR-10's it checks again).
+    Raises: UserError naming the file.
+    """
+    for archive, md5 in resources:
+        file = place / archive.removesuffix(".gz")
+        try:
+            packed = (place / archive).read_bytes()
+        except FileNotFoundError as error:
+            raise UserError(f"{file}: cannot be checked without {archive}; put it beside it, or {AGAIN}") from error
+        known = hashlib.md5(packed, usedforsecurity=False).hexdigest() == md5
+        if not known or gzip.decompress(packed) != file.read_bytes():
+            raise UserError(f"{file}: is not as {name} was published; {AGAIN}")
+
+
+AGAIN = "delete its folder to download it again"
 
 
 def _why_not(name: str, place: Path, files: tuple[str, ...], error: Exception) -> str:

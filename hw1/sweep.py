@@ -2,17 +2,18 @@
 
 import argparse
 import contextlib
+import itertools
 import os
 import shlex
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from hw1 import __version__, checks, compose, files, parts
-from hw1.errors import UserError, written
-from hw1.files import write_json
-from hw1.job import cores, variants
+from hw1 import __version__, checks, compose, files, launchers, parts
+from hw1.errors import UserError, shortened, written
+from hw1.files import clear_scratch, write_json
+from hw1.job import variants
 from hw1.recipe import Recipe, forget_datasets
 from hw1.terminal import RESULT, read_json
 
@@ -21,8 +22,10 @@ PLAN = "sweep.json"
 
 @dataclass(frozen=True)
 class Job:
-    """One planned job: its overrides as values by key, the resolved config that comes of them, and its variants."""
+    """One planned job: its overrides as words and as values by key, the resolved config that comes of them, and its
+    variants."""
 
+    words: list[str]
     values: dict[str, Any]
     config: dict[str, Any]
     variants: dict[str, dict[str, Any]]  # the config of each run that the experiment needs
@@ -43,11 +46,23 @@ class Planned:
     folder: Path  # of the job, or of the sweep
     arguments: list[str]  # for Hydra
     side_by_side: int
+    named: bool  # whether the folder was typed
+
+    def elsewhere(self, folder: Path) -> "Planned":
+        """The same in another folder."""
+        return replace(self, folder=folder, arguments=[*self.arguments, _folder_setting(self.multirun, folder)])
 
     @property
     def folders(self) -> list[Path]:
         """The folder of each job."""
         return [self.folder / str(n) for n in range(len(self.jobs))] if self.multirun else [self.folder]
+
+    def left(self) -> dict[int, list[str]] | None:
+        """Number → overrides of each job of a sweep that is not ok as yet; None for a job by itself."""
+        if not self.multirun:
+            return None
+        states = (read_json(folder / RESULT).get("status") for folder in self.folders)
+        return {number: self.jobs[number].words for number, state in enumerate(states) if state != "ok"}
 
 
 def plan(arguments: argparse.Namespace) -> Planned:
@@ -63,13 +78,21 @@ def plan(arguments: argparse.Namespace) -> Planned:
     forget_datasets()  # the jobs load their own, side by side with this process
     to_hydra = ["--config-dir", arguments.config_dir] if arguments.config_dir else []
     to_hydra += [*(["-m"] if grid.multirun else []), *grid.words]
-    to_hydra.append(f"hydra.{'sweep' if grid.multirun else 'run'}.dir={compose.quoted(str(grid.folder))}")
+    to_hydra.append(_folder_setting(grid.multirun, grid.folder))
+    named = bool({"hydra.run.dir", "hydra.sweep.dir"} & grid.typed)
     side_by_side = 1
-    if grid.launcher == "joblib":
-        requested = jobs[0].config["jobs"]
-        side_by_side = min(len(jobs), cores() if requested == "auto" else requested)
-        to_hydra.append(f"hydra.launcher.n_jobs={side_by_side}")
-    return Planned(grid.experiment, grid.multirun, grid.keys, jobs, grid.folder, to_hydra, side_by_side)
+    if grid.multirun:
+        threads = [job.config["threads"] for job in jobs if job.config["threads"] != "auto"]
+        wanted = jobs[0].config["jobs"]
+        side_by_side, settings = launchers.arranged(
+            grid.launcher, len(jobs), wanted, max(threads, default="auto"), grid.typed
+        )
+        to_hydra += [f"++hydra.launcher.{name}={value}" for name, value in settings.items()]
+    return Planned(grid.experiment, grid.multirun, grid.keys, jobs, grid.folder, to_hydra, side_by_side, named)
+
+
+def _folder_setting(multirun: bool, folder: Path) -> str:
+    return f"hydra.{'sweep' if multirun else 'run'}.dir={compose.quoted(str(folder))}"
 
 
 def _job(composer: compose.Composer, words: list[str], typed: set[str]) -> Job:
@@ -85,7 +108,7 @@ def _job(composer: compose.Composer, words: list[str], typed: set[str]) -> Job:
     found = dict(variants(point.config, experiment, base, words))
     for config in found.values():
         checks.check(config)
-    return Job(point.values, point.resolved, found)
+    return Job(words, point.values, point.resolved, found)
 
 
 def taken_up(words: Sequence[str]) -> list[str] | None:
@@ -97,38 +120,68 @@ def taken_up(words: Sequence[str]) -> list[str] | None:
     folders = [word.partition("=")[2] for word in words if word.startswith("resume=")]
     if not folders:
         return None
+    name = f"resume={shortened(folders[0])}"
     others = [word for word in words if not word.startswith(("resume=", "jobs=", "hydra/", "hydra."))]
     if others or len(folders) > 1:
-        raise UserError(
-            f"resume={folders[0]}: goes on with what was asked for; leave out {(others or ['the other'])[0]}"
-        )
+        raise UserError(f"{name}: goes on with what was asked for; leave out {shortened((others or ['the other'])[0])}")
     folder = Path(folders[0]).absolute()
     plan = read_json(folder / PLAN)
-    if not {"words", "directory", "jobs"} <= set(plan):
-        raise UserError(f"resume={folders[0]}: there is no {PLAN} of a sweep in it that can be gone on with")
+    if not _whole(plan):
+        raise UserError(f"{name}: there is no {PLAN} of a sweep in it that can be gone on with")
     try:
         os.chdir(plan["directory"])
     except OSError as error:
-        raise UserError(f"resume={folders[0]}: it was begun in {plan['directory']}: {error.strerror}") from error
+        place = shortened(plan["directory"])
+        raise UserError(f"{name}: it was begun in {place}: {error.strerror}") from error
     anew = [word for word in words if not word.startswith("resume=")]
     keys = {word.partition("=")[0] for word in anew} | {"hydra.sweep.dir"}
     kept = [word for word in plan["words"] if word.partition("=")[0] not in keys]
     return [*kept, *anew, f"hydra.sweep.dir={compose.quoted(str(folder))}"]
 
 
+def _whole(plan: dict[str, Any]) -> bool:
+    """Whether a plan from the disk, where anybody could have changed it, has the form of one that was written here."""
+    words, jobs, keys = plan.get("words"), plan.get("jobs"), plan.get("keys", [])
+    return (
+        isinstance(words, list)
+        and isinstance(keys, list)
+        and isinstance(jobs, list)
+        and all(isinstance(text, str) for text in [plan.get("directory"), *words, *keys])
+        and "\0" not in plan["directory"]
+        and all(isinstance(job, dict) and isinstance(job.get("overrides"), dict) for job in jobs)
+    )
+
+
 @contextlib.contextmanager
-def held(planned: Planned) -> Iterator[None]:
-    """A sweep's folder for oneself. Raises: UserError if another process works in it, or it cannot be made."""
+def held(planned: Planned) -> Iterator[Planned]:
+    """The output folder made, of a sweep for oneself; gives the plan, with another folder if this one was taken.
+
+    Raises: UserError if another process works in a folder that was named, or it cannot be made.
+    """
     with contextlib.ExitStack() as stack:
         try:
-            planned.folder.mkdir(parents=True, exist_ok=True)
+            planned = _with_folder(planned)
             if planned.multirun:
                 stack.enter_context(files.lock(planned.folder / ".lock"))
         except files.Busy as error:
             raise UserError(f"{planned.folder}: another process is at work in this folder") from error
         except OSError as error:
             raise UserError(f"output folder {planned.folder}: {error.strerror} (errno {error.errno})") from error
-        yield
+        yield planned
+
+
+def _with_folder(planned: Planned) -> Planned:
+    """Make the folder: one that was named may be there, one named after the time must be new."""
+    for number in itertools.count(1):
+        try:
+            planned.folder.mkdir(parents=True, exist_ok=planned.named)
+            break
+        except FileExistsError:
+            if planned.named or number > 1000:
+                raise
+            stem = planned.folder.name.partition("_")[0]
+            planned = planned.elsewhere(planned.folder.with_name(f"{stem}_{number}"))
+    return planned
 
 
 def write_plan(planned: Planned, words: Sequence[str], resumed: bool = False) -> None:
@@ -137,6 +190,7 @@ def write_plan(planned: Planned, words: Sequence[str], resumed: bool = False) ->
     In a folder that was used before, the planned jobs are no longer what they were; in one that is `resumed`, those
     that are done are, and job.execute passes them by. Raises: UserError if the folder holds another sweep's jobs.
     """
+    clear_scratch(planned.folder)
     content = _plan_of(planned, words) if planned.multirun else {}
     if resumed and _conditions(read_json(planned.folder / PLAN)) != _conditions(content):
         raise UserError(f"{planned.folder}: its jobs are not those that the same command gives now; start anew")

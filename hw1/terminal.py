@@ -5,6 +5,7 @@ jobs run in this process, in others, or on other machines that share the folder.
 """
 
 import json
+import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -47,9 +48,17 @@ def read_json(file: Path) -> dict[str, Any]:
     """A JSON object that another process may be replacing; {} if it is not there or not whole."""
     try:
         content = json.loads(file.read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}
+
+
+def _names(folder: Path) -> set[str]:
+    """What is in a folder; nothing if it is not there, or cannot be read now."""
+    try:
+        return set(os.listdir(folder))  # noqa: PTH208 (three times as fast)
+    except OSError:
+        return set()
 
 
 class _Name(ProgressColumn):
@@ -88,7 +97,10 @@ class Display:
 
     def __init__(self, jobs: Mapping[Path, str], console: Console) -> None:
         self.jobs, self.console = dict(jobs), console
-        self.ended: set[Path] = set()
+        self.ended = 0
+        self.left: dict[Path, dict[str, Path]] = {}  # not known to have ended, by place and name
+        for folder in self.jobs:
+            self.left.setdefault(folder.parent, {})[folder.name] = folder
         self.tasks: dict[Path, TaskID] = {}
         self.stop = threading.Event()
         self.thread = threading.Thread(target=self._watch, daemon=True)
@@ -120,14 +132,23 @@ class Display:
             self._look()
 
     def _look(self) -> None:
-        for folder, name in self.jobs.items():
-            if folder in self.ended:
-                continue
-            result = read_json(folder / RESULT)
+        for folder in self._begun():
+            name, result = self.jobs[folder], read_json(folder / RESULT)
             if result.get("status") == "running":
                 self._show(folder, name, read_json(folder / PROGRESS))
             elif result:
                 self._end(folder, name, result)
+
+    def _begun(self) -> list[Path]:
+        """Folders that are there, of jobs that are not known to have ended.
+
+        Most jobs of a long sweep have none as yet: a listing of the sweep's folder tells, not a look into each.
+        """
+        begun = []
+        for place, folders in self.left.items():
+            there = _names(place)
+            begun += [folder for name, folder in folders.items() if name in there]
+        return begun
 
     def _show(self, folder: Path, name: str, state: dict[str, Any]) -> None:
         if folder not in self.tasks:
@@ -136,7 +157,8 @@ class Display:
             self.progress.update(self.tasks[folder], completed=state["done"], words=state["words"])
 
     def _end(self, folder: Path, name: str, result: dict[str, Any]) -> None:
-        self.ended.add(folder)
+        self.ended += 1
+        del self.left[folder.parent][folder.name]
         if folder in self.tasks:
             self.progress.remove_task(self.tasks.pop(folder))
         if len(self.jobs) == 1:
@@ -145,7 +167,7 @@ class Display:
         networks = "; ".join(dict.fromkeys(run["network"] for run in runs))
         stored = " (trained before)" if runs and not any(run["trained"] for run in runs) else ""
         how = result["status"] + (f": {result['error']}" if result.get("error") else stored)
-        place = f"[{len(self.ended)}/{len(self.jobs)}]"
+        place = f"[{self.ended}/{len(self.jobs)}]"
         line = f"{place} {name}  {how}  {duration(result.get('wall_seconds', 0))}" + (
             f"  {networks}" if networks else ""
         )

@@ -19,7 +19,7 @@ EXPERIMENTS = [option for group, option in OPTIONS if group == "experiment"]
 NEEDS = {
     ("model", "custom"): ["model._target_=torch.nn.Flatten"],
     ("dataset", "custom"): ["dataset._target_=hw1.sources.digits", "+dataset.standardize=true"],
-    ("dataset", "own_function"): ["dataset.target._target_=hw1.errors.one_line"],
+    ("dataset", "own_function"): ["dataset.target._target_=hw1.models.architecture"],
     ("dataset", "npz"): ["dataset.path=arrays.npz"],
     ("control", "fixed_steps"): ["epochs=5"],  # the default experiment counts steps by itself
 }

@@ -77,6 +77,8 @@ def test_allowed(target, found):
         "builtins.open", "os.system", "torch.hub.load", "torch.load", "pandas.read_pickle", "numpy.load",
         "subprocess.run", "pathlib.Path.unlink", "torchvision.models.resnet18", "hw1x.models.mlp", "torch.nnx.Linear",
         "torch.optimal",
+        "hw1.sources.np.load", "hw1.models.math.prod", "hw1.models.__loader__.get_data", "hw1.experiments.data.load",
+        "hw1.store.Store.remove", "hw1.runs.main", "hw1.cli.main", "hw1.files.write_json", "hw1.parts.build",
         "hw1.data.np.load", "hw1.store.shutil.rmtree", "hw1.store.os.system", "hw1.store.os.unlink",
         "hw1.training.torch.load", "hw1.training.torch.hub.load", "hw1.files.pd.read_pickle", "hw1.store.Path.unlink",
         "torch.nn.modules.module.torch.load", "torch.nn.init.warnings.warn", "torch.optim.optimizer.cast",
@@ -86,7 +88,7 @@ def test_allowed(target, found):
 def test_refused(target):
     text = message(parts.find, target)
     assert text.startswith(f"_target_={target}: ")
-    assert "allowed are hw1, torch.nn, torch.optim" in text
+    assert "allowed are hw1.experiments, hw1.models, hw1.sources, torch.nn, torch.optim" in text
     assert "allow_targets" in text
     assert "\n" not in text
 
@@ -95,8 +97,9 @@ def test_refused(target):
     ("target", "words"),
     [
         (None, "allowed are"), (3, "allowed are"), ("", "allowed are"), ("mlp", "allowed are"), ("hw1", "allowed are"),
-        ("hw1.", "has no attribute"), ("hw1..models", "has no attribute"),
-        ("hw1.modles.mlp", "has no attribute 'modles'"),
+        ("hw1.", "allowed are"), ("hw1..models", "allowed are"), ("hw1.modles.mlp", "allowed are"),
+        ("hw1.models.", "has no attribute"), ("hw1.models..mlp", "has no attribute"),
+        ("hw1.models.nets.mlp", "has no attribute 'nets'"),
         ("torch.nn.Linaer", "has no attribute 'Linaer'"), ("hw1.models", "not a class or a function"),
         ("hw1.models.ACTIVATIONS", "not a class or a function"), ("hw1.models.mlp.x", "has no attribute 'x'"),
         ("hw1.mod\0els.mlp", ""), ("torch.nn.functional.conv2d", "is defined in"),

@@ -1,5 +1,7 @@
 """Where data come from: downloads that fail, functions against their formulas, and files that are not what they say."""
 
+import gzip
+import hashlib
 import inspect
 import lzma
 import math
@@ -46,18 +48,32 @@ def test_absent_files_without_network(offline, tmp_path, source, folder):
     assert ("data_batch_5" if source == "cifar10" else "t10k-labels-idx1-ubyte") in text
 
 
-def test_fashion_mnist_reads_files_that_are_there(offline, tmp_path):
+def test_fashion_mnist_reads_files_that_are_there_and_are_those_of_the_download(offline, tmp_path, monkeypatch):
     rng = np.random.default_rng(0)
     folder = tmp_path / "FashionMNIST" / "raw"
     folder.mkdir(parents=True)
     images, labels = rng.integers(0, 256, (9, 28, 28), np.uint8), np.arange(9, dtype=np.uint8)
     for name, array in zip(sources.IDX_FILES, (images[:6], labels[:6], images[6:], labels[6:]), strict=True):
         (folder / name).write_bytes(idx(array))
+        (folder / f"{name}.gz").write_bytes(gzip.compress(idx(array)))
+    packed = [folder / f"{name}.gz" for name in sources.IDX_FILES]
+    known = [(file.name, hashlib.md5(file.read_bytes()).hexdigest()) for file in packed]
+    text = message(sources.fashion_mnist, tmp_path)  # right by its form, and not what was published
+    assert str(folder / sources.IDX_FILES[0]) in text
+    assert "is not as FashionMNIST was published" in text
+    monkeypatch.setattr("torchvision.datasets.FashionMNIST.resources", known)
     source = sources.fashion_mnist(tmp_path)
     np.testing.assert_array_equal(source.x_train, images[:6, None])
     np.testing.assert_array_equal(source.y_test, labels[6:])
     assert data.split(source, validation=1, split_seed=0, subset=None, label_noise=0.0).outputs == 10
 
+    (folder / sources.IDX_FILES[1]).write_bytes(idx(labels[3:]))
+    assert f"{sources.IDX_FILES[1]}: is not as" in message(sources.fashion_mnist, tmp_path)
+    (folder.parent / "processed").mkdir()
+    assert "processed: an old copy" in message(sources.fashion_mnist, tmp_path)
+    (folder.parent / "processed").rmdir()
+    (folder / f"{sources.IDX_FILES[0]}.gz").unlink()
+    assert f"without {sources.IDX_FILES[0]}.gz" in message(sources.fashion_mnist, tmp_path)
     (folder / sources.IDX_FILES[0]).write_bytes(idx(images[:6])[:-1])
     text = message(sources.fashion_mnist, tmp_path)
     assert str(folder) in text
