@@ -28,11 +28,12 @@ KINDS = {  # where hw1's own parts and those with a schema come from
     "loss": "torch.nn.",
 }
 OFFERED = {"dataset": ("data_dir",), "model": ("input_shape", "outputs")}  # what a target is given beside its node
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 MOST_FOLDERS = 1_000  # of a --config-dir that are looked at
 MOST_VALUES = 100_000  # that the anchors of a YAML file may stand for
 OF_HYDRA = (  # what Hydra itself says of a composition, and what is checked by itself
-    "hydra.runtime", "hydra.overrides", "hydra.job.override_dirname", "hydra.job.config_name",
-    "hydra.mode", "hydra.sweeper",
+    "hydra.runtime.choices", "hydra.runtime.config_sources", "hydra.runtime.cwd", "hydra.runtime.version",
+    "hydra.overrides", "hydra.job.override_dirname", "hydra.job.config_name", "hydra.mode", "hydra.sweeper",
 )  # fmt: skip
 SPLIT_KEYS = ("validation", "split_seed", "subset", "label_noise")
 
@@ -43,6 +44,7 @@ def check(config: Mapping[str, Any]) -> None:
     Raises: UserError.
     """
     schema.check_keys(config, schema.Config)
+    check_texts(config)
     if config["schedule"]["hold"] == "steps" and config["steps"] is not None:
         raise UserError(f"schedule.hold=steps: has no use beside steps={config['steps']}; give epochs instead")
     allow = config["allow_targets"]
@@ -56,6 +58,13 @@ def check(config: Mapping[str, Any]) -> None:
         else:
             _check_other(name, node, allow)
         _check_nested(name, node, allow)
+
+
+def check_texts(config: Mapping[str, Any]) -> None:
+    """Refuse control characters, which would break lines of tables, figures and the terminal. Raises: UserError."""
+    for key, value in _leaves(config):
+        if CONTROL.search(key) or (isinstance(value, str) and CONTROL.search(value)):
+            raise UserError(f"{key}={shortened(value)}: must be without control characters and line breaks")
 
 
 def _check_nested(name: str, node: Mapping[str, Any], allow: Sequence[str]) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from hw1 import __version__
-from hw1.errors import UserError, one_line
+from hw1.errors import UserError, one_line, system_words
 from hw1.paths import conf_dir
 
 if TYPE_CHECKING:
@@ -43,6 +43,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = _run(words)
     except UserError as error:
         return complain(error)
+    except OSError as error:  # the disk of the results, before or after the jobs
+        complain(UserError(system_words(error)))
+        return FAILED
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         code = INTERRUPTED

@@ -372,7 +372,8 @@ class Composer:
         chosen = _values(override) if override.is_sweep_override() else [override.value()]
         for option in chosen:
             name = "null" if option is None else str(option)
-            if name not in options and "/" not in name:
+            beyond = name.startswith("/") or ".." in name.split("/")  # of the folders that options are looked for in
+            if beyond or (name not in options and "/" not in name):
                 raise UserError(f"{group}={shortened(name)}: there is no such option{schema.nearest(name, options)}")
 
     def grid(self, words: Sequence[str], multirun: bool) -> Grid:
@@ -481,7 +482,7 @@ def _reason(error: BaseException) -> str:
         text = f"{key}: {text}"
     if isinstance(cause, OmegaConfBaseException) and _bare(cause) not in text:
         text += f": {_bare(cause)}"
-    return text or type(error).__name__
+    return shortened(text, 500) or type(error).__name__
 
 
 def _bare(error: BaseException) -> str:

@@ -17,6 +17,12 @@ def one_line(message: object) -> str:
     return "".join(character if character.isprintable() else "?" for character in words)
 
 
+def system_words(error: OSError, place: object = "") -> str:
+    """What the system said, of which path; `place` if the error names none."""
+    where = error.filename or place
+    return f"{f'{where}: ' if where else ''}{error.strerror or error} (errno {error.errno})"
+
+
 def shortened(value: object, longest: int = LONGEST) -> str:
     """A value as it goes into a message: its beginning, where it is long."""
     text = str(value)

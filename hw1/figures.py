@@ -3,6 +3,7 @@
 import logging
 import math
 import textwrap
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,7 +60,8 @@ def draw(folder: Path, experiment: Experiment, tables: Tables, swept: list[str])
     Returns: "" or, in one line, why a figure could not be drawn, which must cost neither tables nor comparison.
     """
     try:
-        with mpl.rc_context(STYLE):  # type: ignore[arg-type]
+        with mpl.rc_context(STYLE), warnings.catch_warnings():  # type: ignore[arg-type]
+            warnings.filterwarnings("ignore", "Glyph .* missing from")  # it draws a box; the SVG has the letter
             for name, figure in experiment.draw(tables, swept).items():
                 for kind, metadata in (("png", {"Software": None}), ("svg", {"Date": None})):
                     scratch = folder / f".{name}.{kind}.tmp"

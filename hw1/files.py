@@ -58,8 +58,13 @@ def lock(file: Path, waiting: Callable[[], None] | None = None) -> Iterator[bool
 def write_atomically(file: Path, text: str) -> None:
     """Replace a file in one step; a reader sees the old content or the new, never a part."""
     scratch = file.with_name(f".{file.name}.{os.getpid()}.{threading.get_ident()}.tmp")
-    scratch.write_text(text, encoding="utf-8", newline="")
-    scratch.replace(file)
+    try:
+        scratch.write_text(text, encoding="utf-8", newline="")
+        scratch.replace(file)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            scratch.unlink(missing_ok=True)
+        raise OSError(error.errno, error.strerror, str(file)) from error  # by the name that a person knows
 
 
 def clear_scratch(folder: Path) -> None:

@@ -1,5 +1,6 @@
 """One job: from a composed config to a folder with tables, figures and a result."""
 
+import contextlib
 import logging
 import os
 import platform
@@ -15,7 +16,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from hw1 import launchers, parts, signals
-from hw1.errors import UserError, one_line, shortened
+from hw1.errors import UserError, one_line, shortened, system_words
 from hw1.experiments import Experiment, flattened
 from hw1.files import clear_scratch, write_json, write_table
 from hw1.recipe import Recipe, load_dataset
@@ -31,6 +32,14 @@ def execute(config: DictConfig) -> None:
 
     Nothing that goes wrong in a job is raised: under some launchers that would end the others. Ctrl-C is.
     """
+    logging.raiseExceptions = False  # a log that cannot be written is no reason for a traceback
+    try:
+        _execute(config)
+    except OSError as error:  # not even its result can be written: there is nowhere else to say so
+        log.error("%s", system_words(error))
+
+
+def _execute(config: DictConfig) -> None:
     settings = HydraConfig.get()
     folder = Path(settings.runtime.output_dir)
     launcher = plain(settings.launcher) if settings.mode == RunMode.MULTIRUN else {}
@@ -60,15 +69,20 @@ def execute(config: DictConfig) -> None:
     except (Exception, SystemExit) as error:
         result["status"] = "failed"
         result["bad_input"] = isinstance(error, UserError)
-        result["error"] = (
-            one_line(error) if isinstance(error, UserError) else f"{type(error).__name__}: {one_line(error)}"
-        )
-        (folder / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
+        result["error"] = _words(error)
+        with contextlib.suppress(OSError):  # on a full disk the line above says enough
+            (folder / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
         log.info("failed", exc_info=error)
     finally:
         result["wall_seconds"] = round(time.perf_counter() - started, 3)
         write_json(folder / RESULT, result)
         (folder / PROGRESS).unlink(missing_ok=True)
+
+
+def _words(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.errno is not None:
+        return one_line(system_words(error))
+    return one_line(error) if isinstance(error, UserError) else f"{type(error).__name__}: {one_line(error)}"
 
 
 def _why(end: BaseException) -> str:

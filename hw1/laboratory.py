@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from hw1 import parts, signals, training
 from hw1.data import Dataset
-from hw1.errors import UserError
+from hw1.errors import UserError, system_words
 from hw1.files import read_table
 from hw1.machine import Machine, environment, give_back_memory
 from hw1.models import architecture, parameter_count
@@ -146,8 +146,7 @@ class Laboratory:
                 self.say(f"run {key[:8]} was in the store: nothing trained")
             return Run(key, self.store.path(key), recipe, self.machine, self.store.info(key))
         except OSError as error:
-            place = error.filename or self.store.folder
-            raise UserError(f"{place}: {error.strerror} (errno {error.errno})") from error
+            raise UserError(system_words(error, self.store.folder)) from error
 
     def _have(self, key: str, recipe: Recipe, dataset: Dataset) -> None:
         """See to it that the store has a run, and that it stays there."""

@@ -191,6 +191,7 @@ def _submitit(local: bool, folder: Path, at_a_time: int) -> Iterator[None]:
     """Start jobs, wait for them, and in the end cancel them in our way: by another `map_array`."""
     executor = importlib.import_module("submitit").AutoExecutor
     original = executor.map_array
+    jobs: list[Any] = []
     running: list[Any] = []
 
     def map_array(self: Any, function: Callable[..., Any], *columns: Any) -> list[Ended]:
@@ -200,12 +201,14 @@ def _submitit(local: bool, folder: Path, at_a_time: int) -> Iterator[None]:
             with (folder / "controllers.log").open("ab") as log, _apart(log):
                 while arguments or running:
                     while arguments and len(running) < at_a_time:
-                        running.append(self.submit(function, *arguments.popleft()))
+                        jobs.append(self.submit(function, *arguments.popleft()))
+                        running.append(jobs[-1])
                     _wait(running)
         else:
-            running.extend(original(self, function, *columns))
+            jobs.extend(original(self, function, *columns))
+            running.extend(jobs)
             _wait_for_slurm(running)
-        return [Ended()] * len(columns[0])
+        return [_ended(job) for job in jobs]
 
     executor.map_array = map_array
     try:
@@ -214,6 +217,15 @@ def _submitit(local: bool, folder: Path, at_a_time: int) -> Iterator[None]:
         del executor.map_array  # it was inherited
         if running:
             (_end_here if local else _scancel)(running)
+
+
+def _ended(job: Any) -> Ended:
+    """How one of submitit's jobs ended, as far as the job does not say itself."""
+    error = job.exception() if job.paths.result_pickle.exists() else None  # else it was killed
+    if error is None:
+        return Ended()
+    lines = [line for line in str(error).partition("\n---")[2].partition("\n---")[0].splitlines() if line.strip()]
+    return Ended(RuntimeError(f"{lines[-1] if lines else error} (see {job.paths.stdout})"))
 
 
 def _wait(running: list[Any]) -> None:

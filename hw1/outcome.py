@@ -1,5 +1,6 @@
 """After the jobs: comparison, figures and words, from what is on disk, whatever the launcher and whatever failed."""
 
+import contextlib
 import os
 import sys
 from pathlib import Path
@@ -27,9 +28,10 @@ def settle(planned: "Planned", status: str) -> None:
     for folder in planned.folders:
         result = read_json(folder / RESULT)
         if result.get("status") == "running":
-            error = "its process ended without a word (killed, or out of memory)"
-            write_json(folder / RESULT, result | {"status": status, "error": error})
-            (folder / PROGRESS).unlink(missing_ok=True)
+            error = "its process ended without a word (killed, out of memory, or its folder could not be written)"
+            with contextlib.suppress(OSError):  # then it is still said to run, and counts as not done
+                write_json(folder / RESULT, result | {"status": status, "error": error})
+                (folder / PROGRESS).unlink(missing_ok=True)
 
 
 def report(planned: "Planned", console: Console, briefly: bool = False) -> int:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from hw1 import compose, signals
-from hw1.errors import one_line
+from hw1.errors import one_line, system_words
 from hw1.files import write_json
 from hw1.terminal import RESULT, read_json
 
@@ -127,8 +127,17 @@ def _launch(planned: "Planned", numbers: Sequence[int] | None) -> None:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             traceback.print_exc()
         if "TerminatedWorker" not in type(error).__name__:  # joblib's, of which we speak ourselves
-            why = one_line(error).partition(". ")[0]
-            print(f"error: the launcher ended early: {type(error).__name__}: {why}", file=sys.stderr)
+            print(f"error: the launcher ended early: {_why(error)}", file=sys.stderr)
+
+
+def _why(error: BaseException) -> str:
+    """In one line; what the system said, if that is behind it."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno is not None:
+            return one_line(system_words(cause))
+        cause = cause.__cause__ or cause.__context__
+    return f"{type(error).__name__}: {one_line(error).partition('. ')[0]}"
 
 
 def kill_children() -> None:

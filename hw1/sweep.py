@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hw1 import __version__, checks, compose, files, launchers, parts
-from hw1.errors import UserError, shortened, written
+from hw1.errors import UserError, one_line, shortened, written
 from hw1.files import clear_scratch, write_json
 from hw1.job import variants
 from hw1.recipe import Recipe, forget_datasets
@@ -32,7 +32,7 @@ class Job:
 
     def name(self, keys: Sequence[str]) -> str:
         """`batch_size=16, depth=2` of the swept keys."""
-        return ", ".join(f"{key}={written(self.values[key])}" for key in keys)
+        return one_line(", ".join(f"{key}={written(self.values[key])}" for key in keys))
 
 
 @dataclass(frozen=True)

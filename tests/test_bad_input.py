@@ -56,7 +56,7 @@ def refusal(tmp_path, monkeypatch, capsys, data_dir):
         (["model=mlp,cn", "-m"], ["model=cn", "cnn"]),
         (["nets=mlp"], ["unknown key nets"]),
         (["nets/small=mlp"], ["unknown key nets/small"]),
-        (["hydra/launcher=slurm"], ["hydra/launcher=slurm", "joblib"]),
+        (["hydra/launcher=slrm"], ["hydra/launcher=slrm", "slurm"]),
         # wrong type
         (["batch_size=abc"], ["batch_size=abc", "whole number"]),
         (["batch_size=true"], ["batch_size=true", "whole number"]),

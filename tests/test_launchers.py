@@ -187,6 +187,23 @@ def test_a_failing_job_lets_the_others_run_and_resume_finishes_it(launcher, own_
     assert (tmp_path / "results/1/result.json").read_bytes() == kept
 
 
+@pytest.mark.parametrize("launcher", CLUSTERS)
+def test_a_job_that_cannot_even_begin_is_explained(launcher, tmp_path):
+    """As on a node that lacks what this machine has."""
+    text = (
+        "import sys\n\nclass Without:\n    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'hw1':\n            raise ImportError('not on this node')\n\n"
+        "if 'hw1' not in sys.orig_argv:\n    sys.meta_path.insert(0, Without())\n"
+    )
+    (tmp_path / "sitecustomize.py").write_text(text, encoding="utf-8")
+    words, env = [*SWEEP, f"hydra/launcher={launcher}"], {"PYTHONPATH": str(tmp_path)}
+    done = run_program(tmp_path / "here", words, env=env)
+    assert done.code == 1, done.out + done.err
+    assert "not on this node" in done.err
+    assert "Traceback" not in done.err
+    assert done.err.count("\n") == 1
+
+
 # ---- kills ----
 
 
@@ -263,8 +280,15 @@ def test_a_killed_worker_costs_nothing_but_its_own_time(launcher, undisturbed, t
 
 
 @on_linux
-@pytest.mark.parametrize("launcher", [*CLUSTERS, pytest.param("slurm", marks=needs_slurm)])
-@pytest.mark.parametrize("whom", ["the group, as a terminal does", "the process alone"])
+@pytest.mark.parametrize(
+    ("launcher", "whom"),
+    [
+        pytest.param("submitit_local", "the group, as a terminal does", marks=needs_slurm),
+        pytest.param("submitit_local", "the process alone", marks=needs_slurm),
+        pytest.param("slurm", "the process alone", marks=needs_slurm),
+        pytest.param("ray", "the group, as a terminal does", marks=needs_ray),
+    ],
+)
 def test_ctrl_c_leaves_no_process_and_resume_finishes(launcher, whom, slurm, undisturbed, tmp_path):
     env = slurm(tmp_path / "bin") if launcher == "slurm" else {}
     running = Running(tmp_path / "here", launcher, env)
@@ -273,7 +297,7 @@ def test_ctrl_c_leaves_no_process_and_resume_finishes(launcher, whom, slurm, und
     assert not running.left_at_last()
     assert "Traceback" not in running.out
     assert statuses(running.folder / "results") == ["interrupted", "interrupted"]
-    if "group" in whom:
+    if launcher != "submitit_local" or "group" in whom:
         again = run_program(running.folder, ["resume=results"], env=env)
         assert (again.code, again.err) == (0, "")
         assert tables(running.folder / "results") == tables(undisturbed.folder / "results")
