@@ -250,7 +250,9 @@ def _make_room_for_presets() -> None:
 
 
 def quoted(text: str) -> str:
-    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+    """A text as a value in the grammar of overrides: quotes and references escaped, and backslashes before these."""
+    escaped = re.sub(r"(\\*)('|\$\{|\Z)", lambda found: found[1] * 2 + ("\\" + found[2] if found[2] else ""), text)
+    return f"'{escaped}'"
 
 
 def _first(override: Override) -> str:

@@ -33,10 +33,11 @@ def execute(config: DictConfig) -> None:
     Nothing that goes wrong in a job is raised: under some launchers that would end the others. Ctrl-C is.
     """
     logging.raiseExceptions = False  # a log that cannot be written is no reason for a traceback
-    try:
-        _execute(config)
-    except OSError as error:  # not even its result can be written: there is nowhere else to say so
-        log.error("%s", system_words(error))
+    with signals.at_work(of_a_pool="n_jobs" in HydraConfig.get().launcher):
+        try:
+            _execute(config)
+        except OSError as error:  # not even its result can be written: there is nowhere else to say so
+            log.error("%s", system_words(error))
 
 
 def _execute(config: DictConfig) -> None:
@@ -54,7 +55,6 @@ def _execute(config: DictConfig) -> None:
     }
     if read_json(folder / RESULT).get("status") == "ok":
         return  # a sweep that is resumed
-    signals.install_in_worker()
     if signals.ending():  # a worker takes no further job
         raise KeyboardInterrupt
     clear_scratch(folder)

@@ -9,8 +9,10 @@ whoever is inside calls `obey` where it is whole. One that does not within `GRAC
 """
 
 import contextlib
+import ctypes
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -19,6 +21,7 @@ from typing import Any
 
 GRACE = 0.7  # seconds
 INTERRUPTED, TERMINATED = 130, 143
+_PR_SET_PDEATHSIG = 1
 _ENDING = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -30,6 +33,8 @@ class _State:
     ending: int | None = None  # the first signal that asked to end
     depth: int = 0  # of `deferred`
     patient: bool = False
+    of_a_pool: bool = False
+    busy: bool = False  # with a job
     told: Callable[[int], None] | None = None
     before: dict[int, Any] = field(default_factory=dict)  # signal → the handler that was there before ours
 
@@ -64,11 +69,27 @@ def install(told: Callable[[int], None] | None = None) -> None:
         signal.signal(number, _handle)
 
 
-def install_in_worker() -> None:
-    """Handle them in a process that works for another, which ends it: ending signals count as one, however many."""
+@contextlib.contextmanager
+def at_work(of_a_pool: bool) -> Iterator[None]:
+    """Around a job, maybe in a process that works for another: there ending signals count as one, however many.
+
+    Args:
+        of_a_pool: if so, that process is a child of the other, and SIGTERM ends it, after the job, or at once between
+            jobs; it also comes (on Linux) when the other is gone. Left to itself a worker would train on for a sweep
+            that is no more, and keep its memory for minutes.
+    """
     if signal.getsignal(signal.SIGINT) is not _handle:
         install()
-        _state.patient = True
+        _state.patient, _state.of_a_pool = True, of_a_pool
+        if of_a_pool and sys.platform == "linux":
+            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    _state.busy = True
+    try:
+        yield
+    finally:
+        _state.busy = False
+        if _state.of_a_pool and _state.ending == signal.SIGTERM:
+            os._exit(TERMINATED)
 
 
 def asked() -> bool:
@@ -137,6 +158,8 @@ def _do(number: int) -> None:
         except SystemExit as error:
             raise Requeued(error.code) from error
     elif number == signal.SIGTERM:
+        if _state.of_a_pool and not _state.busy:
+            os._exit(TERMINATED)
         raise Terminated
     elif number == signal.SIGINT:
         raise KeyboardInterrupt

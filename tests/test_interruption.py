@@ -244,3 +244,15 @@ def test_a_second_resume_of_a_folder_says_so(tmp_path):
     assert second.err == f"error: {sweep}: another process is at work in this folder\n"
     os.killpg(program.process.pid, signal.SIGINT)
     assert program.ended().code == 130
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="workers end with their parent on Linux")
+def test_a_killed_parent_takes_its_workers_along(tmp_path, whole_sweep):
+    program, sweep = Program(tmp_path, SWEEP), tmp_path / "sweep"
+    program.wait_until(lambda: one_done_two_training(sweep))
+    program.process.kill()
+    program.ended()  # and no worker is left
+    assert len(list(tmp_path.glob("runs/.partial/*"))) == 2
+    resumed = run_program(tmp_path, ["resume=sweep"])
+    assert resumed.code == 0, resumed.err
+    assert_same_tables(sweep, whole_sweep)

@@ -48,16 +48,18 @@ from pathlib import Path
 here, script = Path(sys.argv[0]).parent, sys.argv[1]
 flags = dict(re.findall(r"#SBATCH --([\\w-]+)=(.*)", Path(script).read_text()))
 (here / "flags").write_text(repr(flags))
-for task in range(int(flags["array"].split("%")[0].split("-")[1]) + 1):
-    given = {{"SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": str(task), "SLURM_JOB_ID": str(8 + task)}}
-    given["SLURM_CPUS_PER_TASK"] = flags["cpus-per-task"]
+number, last = str(100 * (1 + len(list(here.glob("*.pid"))))), re.match(r"0-(\\d+)", flags.get("array", ""))
+for task in range(int(last[1]) + 1 if last else 1):
+    given = {{"SLURM_JOB_ID": number, "SLURM_CPUS_PER_TASK": flags["cpus-per-task"]}}
+    if last:
+        given |= {{"SLURM_ARRAY_JOB_ID": number, "SLURM_ARRAY_TASK_ID": str(task)}}
     with open(os.devnull, "r+") as nothing:
         job = subprocess.Popen(
             ["bash", script], env={{**os.environ, **given}}, stdin=nothing, stdout=nothing, stderr=nothing,
             start_new_session=True,
         )
-    (here / f"7_{{task}}.pid").write_text(str(job.pid))
-print("Submitted batch job 7")
+    (here / (f"{{number}}_{{task}}.pid" if last else f"{{number}}.pid")).write_text(str(job.pid))
+print("Submitted batch job", number)
 """
 SRUN = """#!{python}
 import os, sys
@@ -170,6 +172,16 @@ def tail(done: Outcome) -> list[str]:
 
 
 @pytest.mark.parametrize("launcher", CLUSTERS)
+def test_one_at_a_time_is_one_at_a_time(launcher, tmp_path):
+    done = run_program(tmp_path, [*SWEEP, "jobs=1", f"hydra/launcher={launcher}"])
+    assert (done.code, done.err) == (0, "")
+    jobs = [tmp_path / "results" / str(job) for job in range(2)]
+    began = [(job / ".hydra" / "config.yaml").stat().st_mtime_ns for job in jobs]
+    ended = [(job / "result.json").stat().st_mtime_ns for job in jobs]
+    assert max(began) >= min(ended)
+
+
+@pytest.mark.parametrize("launcher", CLUSTERS)
 def test_a_failing_job_lets_the_others_run_and_resume_finishes_it(launcher, own_nets, tmp_path):
     words = ["-m", "model=custom", "model._target_=launchers_nets.net", "allow_targets=[launchers_nets]"]
     words += ["+model.hidden=2,3", *TINY, "threads=1", "jobs=2", f"hydra/launcher={launcher}"]
@@ -267,9 +279,9 @@ on_linux = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="l
 
 
 @on_linux
-@pytest.mark.parametrize("launcher", CLUSTERS)
-def test_a_killed_worker_costs_nothing_but_its_own_time(launcher, undisturbed, tmp_path):
-    running = Running(tmp_path / "here", launcher)
+@pytest.mark.parametrize("launcher", [*CLUSTERS, pytest.param("slurm", marks=needs_slurm)])
+def test_a_killed_worker_costs_nothing_but_its_own_time(launcher, slurm, undisturbed, tmp_path):
+    running = Running(tmp_path / "here", launcher, slurm(tmp_path / "bin") if launcher == "slurm" else {})
     other = read(running.jobs[1] / "result.json")["process"]
     os.kill(read(running.jobs[0] / "result.json")["process"][1], signal.SIGKILL)
     assert running.wait() == 0, running.out

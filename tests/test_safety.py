@@ -59,11 +59,6 @@ def everything(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*")}
 
 
-def quoted(text: str) -> str:
-    """A text as a value in the grammar of overrides."""
-    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
-
-
 # ---- a sweep over a free text ----
 
 NETS = """
@@ -75,8 +70,8 @@ def net(input_shape, outputs, label):
                dropout=0.0, batch_norm=False)
 """
 LABELS = [
-    "=cmd()", "+1+1", "-@x", "@SUM", 'say "x", y', "<script>alert(1)</script>", "$x^2$", "$\\frac", "%s", "{}", "n" * 300,
-    "\u202egnp.exe", "日本語", "../../x", "/abs/x", "&amp;", "]]>", "a b", "[red]x[/red]",
+    "=cmd()", "+1+1", "-@x", "@SUM", 'say "x", y', "<script>alert(1)</script>", "$x^2$", "$\\frac", "%s", "{}",
+    "n" * 300, "\u202egnp.exe", "日本語", "../../x", "/abs/x", "&amp;", "]]>", "a b", "[red]x[/red]", "it's", "\\'",
 ]  # fmt: skip
 
 
@@ -86,7 +81,7 @@ def labels_sweep(once, common) -> Outcome:
     own = common / "labels_net"
     own.mkdir(exist_ok=True)
     (own / "labelled.py").write_text(NETS, encoding="utf-8")
-    swept = "+model.label=" + ",".join(map(quoted, LABELS))
+    swept = "+model.label=" + ",".join(map(compose.quoted, LABELS))
     words = ["model=custom", "model._target_=labelled.net", "allow_targets=[labelled]", swept, "-m", "jobs=1", *TINY]
     done = once("labels_sweep", lambda folder: run_program(folder / "here", words, env={"PYTHONPATH": str(own)}))
     return Outcome(done.code, done.out, done.err, done.folder / "here")
@@ -134,11 +129,18 @@ def test_no_text_becomes_markup(labels_sweep):
     texts = ""
     for file in figures:
         root = ElementTree.fromstring(file.read_text(encoding="utf-8"))
-        assert {element.tag.rpartition("}")[2].lower() for element in root.iter()} & {"script", "foreignobject"} == set()
+        assert not [element for element in root.iter() if re.search("(?i)script|foreign", element.tag)]
         texts += "\n".join("".join(element.itertext()) for element in root.iter())
         assert file.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
     for label in ("<script>alert(1)", "$x^2$", "$\\frac", "%s", "{}", "&amp;", "]]>", "日本語", "../../x"):
         assert label in texts, label
+
+
+@pytest.mark.parametrize("text", [*LABELS, "\\", "a\\", "\\\\'", "'", "a\\b'c", "''", "${seed}", "\\${seed}", "$"])
+def test_a_quoted_text_is_that_text(text):
+    with compose.open_composer(None) as composer:
+        (override,) = composer.parse([f"store={compose.quoted(text)}"])
+        assert composer.compose([override.input_line]).store == text
 
 
 @pytest.mark.parametrize("character", ["\n", "\r", "\t", "\x1b", "\x7f", "\x85", "\u2028"])
@@ -171,9 +173,10 @@ def test_no_setting_of_hydra_leads_elsewhere_or_calls(refusal, word, mode):
 @pytest.mark.parametrize(
     "text",
     [
-        "output_subdir: ../../x", "job: {name: ../../x}", "sweep: {subdir: ../x}", "callbacks: {x: {_target_: os.mkdir, path: canary}}",
-        "job_logging: {handlers: {file: {filename: ../x}}}", "job_logging: {formatters: {x: {(): os.mkdir, path: canary}}}",
-        "launcher: {_target_: os.mkdir, path: canary}", "hydra_logging: {version: 3}", "runtime: {output_dir: ../x}",
+        "output_subdir: ../../x", "job: {name: ../../x}", "sweep: {subdir: ../x}",
+        "callbacks: {x: {_target_: os.mkdir}}", "job_logging: {handlers: {file: {filename: ../x}}}",
+        "job_logging: {formatters: {x: {(): os.mkdir}}}",
+        "launcher: {_target_: os.mkdir}", "hydra_logging: {version: 3}", "runtime: {output_dir: ../x}",
     ],
 )  # fmt: skip
 def test_nor_does_one_in_a_file(refusal, tmp_path, text):
@@ -189,13 +192,13 @@ def test_nor_does_one_in_a_file(refusal, tmp_path, text):
 @pytest.mark.parametrize("group", ["experiment", "model", "dataset", "loss", "hydra/launcher"])
 @pytest.mark.parametrize("name", ["../x", "../../conf/model/mlp", "/etc/passwd", "a\0b", "x" * 300, "é/ü"])
 def test_no_option_is_a_path(refusal, group, name):
-    refusal(f"{group}={quoted(name)}")
+    refusal(f"{group}={compose.quoted(name)}")
 
 
 def test_anchors_that_stand_for_too_much(refusal, tmp_path):
     file = tmp_path / "own" / "experiment" / "own.yaml"
     file.parent.mkdir(parents=True)
-    levels = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"] + [f"a{n}: &a{n} [{'*a%d, ' % (n - 1) * 9}]" for n in range(1, 10)]
+    levels = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"] + [f"a{n}: &a{n} [{f'*a{n - 1}, ' * 9}]" for n in range(1, 10)]
     for text in ("\n".join(levels), "alpha: &a [*a]", "experiment: &a {x: *a}"):
         file.write_text(f"# @package _global_\ndefaults: [function]\n{text}\n", encoding="utf-8")
         line = refusal("--config-dir", str(tmp_path / "own"), "experiment=own")
@@ -267,8 +270,8 @@ def test_a_plan_of_another_form_is_none(tmp_path, monkeypatch, capsys, key, valu
 # ---- nothing is unpickled ----
 
 MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "shelve", "marshal", "joblib", "jsonpickle"}
-CALLS = {"eval", "exec", "compile", "__import__", "os.system", "os.popen", "yaml.load", "yaml.unsafe_load", "yaml.full_load",
-         "pd.read_pickle", "torch.hub.load", "torch.jit.load"}  # fmt: skip
+CALLS = {"eval", "exec", "compile", "__import__", "os.system", "os.popen", "yaml.load", "yaml.unsafe_load",
+         "yaml.full_load", "pd.read_pickle", "torch.hub.load", "torch.jit.load"}  # fmt: skip
 WITH = {"torch.load": ("weights_only", True), "np.load": ("allow_pickle", False)}
 
 
@@ -302,7 +305,7 @@ def test_no_module_unpickles_or_evaluates(file):
 )  # fmt: skip
 def test_the_test_above_would_see_it(source):
     assert unsafe(source)
-    assert not unsafe("np.load(x, allow_pickle=False)\ntorch.load(x, weights_only=True)\nyaml.safe_load(x)\nre.compile(x)")
+    assert not unsafe("np.load(x, allow_pickle=False)\ntorch.load(x, weights_only=True)\nre.compile(x)")
 
 
 def test_a_data_file_with_objects_is_refused(refusal, tmp_path):

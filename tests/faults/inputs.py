@@ -5,6 +5,7 @@ would be started; a sample of those that pass is really run, and a sample of all
 """
 
 import json
+import os
 import random
 import re
 import shutil
@@ -16,314 +17,30 @@ from typing import Any
 
 from . import harness
 from .harness import Row, Size
+from .odd import (
+    CONTAINERS,
+    CONTROLS,
+    EXPERIMENTS,
+    FILES,
+    FLAGS,
+    FORBIDDEN,
+    GROUPS,
+    HEAD,
+    HYDRA,
+    LINES,
+    LONG,
+    NUMBERS,
+    ODD_KEYS,
+    PATHS,
+    REFERENCES,
+    SWEEPS,
+    TEXTS,
+    VALUES,
+)
 
 SECONDS = 10  # that planning may take
 LONGEST = 600  # characters of a refusal
 MEMORY = 6 << 30  # bytes of address space of a child: a plan that needs more is one that hangs a laptop
-
-# ---- what is mutated ----
-
-# Command lines that people type, each small enough to be run.
-LINES: tuple[tuple[str, ...], ...] = (
-    (),
-    ("steps=3", "replicas=1"),
-    ("experiment=function", "depth=1,2", "steps=3", "-m"),
-    ("experiment=function", "model.activation=relu", "loss=huber", "dataset.noise=0.1", "steps=3"),
-    ("experiment=function", "dataset.target=damped", "dataset.frequency=3", "dataset.points=50", "dataset.validation=9", "batch_size=8"),
-    ("experiment=function", "dataset=own_function", "dataset.target._target_=math.exp", "allow_targets=[math]"),
-    ("experiment=function", "schedule.kind=step", "schedule.warmup=0.1", "epochs=1", "seed=3"),
-    ("experiment=classification", "dataset=digits", "model=mlp", "epochs=1", "replicas=1"),
-    ("experiment=classification", "dataset=digits", "model=mlp_300_100,linear", "epochs=1", "-m"),
-    ("experiment=classification", "dataset.subset=1000", "model=lenet5", "model.pooling=max", "epochs=1"),
-    ("experiment=weight_pca", "dataset=digits", "model.widths=[5]", "epochs=1", "replicas=2", "collect_every=1"),
-    ("experiment=weight_pca", "dataset=digits", "experiment.fractions=[0.1,0.5]", "experiment.centring=final"),
-    ("experiment=sensitivity", "dataset=digits", "model=mlp", "batch_size=16,64", "-m"),
-    ("experiment=sensitivity", "dataset=digits", "model=linear", "control=fixed_steps", "batch_size=16"),
-    ("experiment=sensitivity", "dataset.subset=1000", "epochs=1", "model.dropout=0,0.5", "-m"),
-    ("experiment=sensitivity", "dataset=digits", "model=custom", "model._target_=hw1.models.linear"),
-    ("experiment=sensitivity", "dataset=digits", "model=mlp", "optimizer=sgd", "optimizer.nesterov=false"),
-    ("experiment=interpolation", "dataset=digits", "alpha=-1,0,0.5,1,2", "epochs=1", "-m"),
-    ("experiment=interpolation", "dataset=digits", "experiment.endpoints=[{order_seed:1},{depth:2}]", "epochs=1"),
-    ("experiment=interpolation_lr", "dataset=digits", "depth=1", "width=4", "epochs=1"),
-    ("seed=range(2)", "steps=3", "jobs=2", "--multirun"),
-    ("-m", "init_seed=choice(1,2)", "order_seed=1,2", "hydra/launcher=basic", "steps=3"),
-    ("-m", "seed=1,2", "hydra/launcher=submitit_local", "hydra.launcher.timeout_min=9", "steps=3"),
-    ("-m", "seed=1,2", "hydra/launcher=ray", "hydra.launcher.ray.init.address=local", "steps=3"),
-    ("-m", "seed=1,2", "hydra.launcher.batch_size=2", "jobs=2", "steps=3"),
-    ("checkpoint.minutes=1", "collect_every=null", "dtype=float64", "vectorize=false", "steps=3"),
-    ("optimizer.betas=[0.9,0.99]", "optimizer.lr=1e-3", "threads=1", "device=cpu", "store='a b'"),
-    ("--cfg", "job", "experiment=sensitivity"),
-    ("--cfg", "job", "--package", "model"),
-    ("--info", "defaults", "model=mlp"),
-)
-EXPERIMENTS = ("function", "classification", "weight_pca", "sensitivity", "interpolation", "interpolation_lr")
-GROUPS = ("experiment", "dataset", "model", "optimizer", "loss", "control", "hydra/launcher", "hydra/job_logging",
-          "hydra/sweeper", "hydra/output", "hydra/help", "hydra/env")  # fmt: skip
-
-LONG = ("a" * 300, "9" * 300, "a" * 5000, "9" * 5000, "é" * 300, "a/" * 200, "x" * 200 + "\n" + "y" * 200)
-NUMBERS = (
-    "-1", "0", "0.5", "-0.0", "1.5", "1e-300", "1e300", "1e999", "-1e999", "nan", ".nan", "inf", "-inf", "1e9", "2147483648",
-    "9223372036854775807", "9223372036854775808", "-9223372036854775809", "0x10", "1_000", "1e3", "００１", "1,5", "1000", "1000000",
-)  # fmt: skip
-TEXTS = (
-    "", "''", '""', " ", "' '", "null", "NULL", "~", "true", "yes", "???", "é", "日本語", "\u202eabc", "'\u202eabc'", "a b", "%s",
-    "%(x)s", "{}", "{0}", "$", "$x^2$", "<script>alert(1)</script>", "'<script>'", "=cmd()", "+1+1", "-@x", "@SUM", "#x", "'#x'",
-    ":", "a:b", "a=b", ";", "|", "&", "`id`", "$(id)", "\\", "'\\'", "*", "?", "!", "auto", "cpu", "[red]x[/red]",
-)  # fmt: skip
-CONTROLS = (
-    "\0", "'\0'", "a\0b", "\n", "'a\nb'", "\r", "\t", "\x1b[31m", "'\x1b[31mred\x1b[0m'", "'\x1b]0;title\x07'", "\x7f", "\x85",
-    "'\x85'", "\u2028", "'\u2028'", "\ufeff", "'\ufeff'", "\udcff", "'\udcff'", "\u200b", "'\u0000'", "\x08\x08\x08",
-)  # fmt: skip
-CONTAINERS = (
-    "[]", "{}", "[1,2]", "[a,b]", "{a:1}", "{lr:1}", "[[1]]", "[{}]", "{a:{b:{c:1}}}", "[null]", "[1,a,null,{}]", "{_target_:os.system}",
-    "{1:2}", "{null:1}", "{true:1}", "[" * 60 + "]" * 60, "{a:" * 60 + "1" + "}" * 60, "[" * 1200, "[" + "1," * 2000 + "1]",
-)  # fmt: skip
-BROKEN = (
-    "[1,",
-    "{a:",
-    "{a",
-    "'x",
-    '"x',
-    "x'",
-    "]",
-    "}",
-    ")",
-    "(",
-    "[1,2",
-    "[1 2",
-    "{a:1,,}",
-    "a'b'c",
-    "\\'",
-    "[']",
-    "choice(",
-    "((",
-)
-PATHS = (
-    "../x", "../../x", "/tmp/hw1-fault-x", "/", ".", "..", "/dev/null", "/dev/full", "/proc/self/x", "/etc/passwd", "a/../../../b", "~/x",
-    "//x", "a//b", "con", "x/" * 30 + "y", "file:///x", "http://example.invalid/x", "'a b/c d'", "é/日本", "-x", "--", "./-m", "x\\y",
-)  # fmt: skip
-REFERENCES = (
-    "${seed}", "${init_seed}", "${batch_size}", "${nope}", "${.lr}", "${..seed}", "${...seed}", "${....x}", "${", "${}", "${:}", "$}", "${seed",
-    "${${seed}}", "${a${b}}", "${model}", "${model._target_}", "${experiment}", "${hydra:runtime.cwd}", "${hydra:job.num}", "${hydra:nope}",
-    "${hydra.run.dir}", "${oc.env:HOME}", "${oc.env:HW1_NOPE}", "${oc.env:HW1_NOPE,1}", "${oc.env:HOME,1}", "${ oc.env : HOME }",
-    "x${oc.env:HOME}", "${oc.select:seed}", "${oc.select:nope,3}", "${oc.decode:'1'}", "${oc.decode:${oc.env:HW1_NOPE,'3'}}",
-    "${oc.create:{a:1}}", "${oc.deprecated:seed}", "${oc.dict.keys:model}", "${oc.dict.values:model}", "${now:%Y}", "${nope:1}", "${eval:1+1}",
-    "${python_version:}", "${oc.env:${oc.env:HOME}}", "${oc.select:${nope}}", "[${seed},${nope}]", "{a:${seed}}", "${oc.select:store}",
-    "'${oc.env:HOME}'", "\\${seed}", "${oc.env:HOME}${seed}",
-)  # fmt: skip
-SWEEPS = (
-    "1,2", "1,1", "0,1", "1,a", ",", "1,", ",1", "1,,2", "a,b", "null,1", "true,false", "[1],[2]", "{a:1},{a:2}", "range(3)", "range(0)", "range(1,1)",
-    "range(3,1)", "range(1,3,0)", "range(1,100001)", "range(1,1000000000000)", "range(0,1,0.1)", "range(1)", "range(a)", "range()",
-    "range(nan)", "range(0,inf)", "range(0,1,1e-320)", "interval(0,1)", "interval(1,0)",
-    "interval(a,b)", "choice()", "choice(1)", "choice(1,2)", "choice([1],2)", "choice(choice(1))", "shuffle(1,2)", "shuffle(range(3))",
-    "sort(2,1)", "sort(a,1)", "sort(3,2,1,reverse=true)", "tag(x,1,2)", "tag(choice(1,2))", "glob(*)", "glob([*])", "glob([])", "glob(m*)",
-    "glob(*,exclude=m*)", "glob(../*)", "glob(['[','*'])", "int(3.7)", "int(a)", "str(5)", "str([1,2])", "float(x)", "float(1)", "bool(1)", "bool(x)",
-    "json_str(1)", "json_str({a:1})", "extend_list(1)", "cast(1)", "nope(1)", "int(1,2)", "str()", "1," * 30 + "1", "\"1,2\"", "sort()",
-)  # fmt: skip
-VALUES = (LONG, NUMBERS, NUMBERS, TEXTS, CONTROLS, CONTAINERS, BROKEN, PATHS, REFERENCES, SWEEPS)
-
-ODD_KEYS = (
-    "", "=", ".", "..", "a..b", ".a", "a.", "/", "//", "@", "a@b", "@a", "model@", "model@x", "/model", "model/", "model/x", "model/../model",
-    "../model", "~", "+", "++", "~~x", "+~x", "é", "日本", "\0", "a\nb", "\x1b[31mx", "a b", "seed ", " seed", "'seed'", "[0]", "model[0]",
-    "model[lr]", "experiment.endpoints[0]", "experiment.endpoints.0.batch_size", "optimizer.betas.0", "optimizer.betas[0]", "optimizer.betas[9]",
-    "model._target_", "model._partial_", "model._recursive_", "model._convert_", "model._args_", "experiment._partial_", "_target_", "__class__",
-    "model.__class__", "schedule", "schedule.kind", "schedule.x", "hydra", "defaults", "self", "_self_", "_group_", "_here_", "_global_",
-    "model@_global_", "model@_here_", "optimizer@model", "hydra/launcher@x", "resume", "experiment@seed", "a" * 300, "a." * 200 + "a", "a" * 5000,
-    "Seed", "SEED", "seed.x", "model.lr", "lr", "batchsize", "epcohs", "modle", "modle.depth", "optimiser", "dataset.sub", "$seed", "${seed}", "1", "-1",
-    "-seed", "null", "true", "model.activation.x.y.z", "optimizer.betas.x", "allow_targets.0", "alpha.0", "%", "\udcff", "\ufeffseed",
-)  # fmt: skip
-FLAGS = (
-    "-m", "--multirun", "--mutlirun", "--multi", "-M", "-c", "--cfg", "--cfg=job", "--cfg=all", "--cfg=hydra", "--cfg=nope", "--config-dir",
-    "--config-dir=nope", "--config-dir=/dev/null", "--config-dir=", "-cd", "-cn", "--config-name=x", "--config-path=x", "-cp=x", "-p", "--package=x",
-    "--package=model.x", "--resolve", "--info", "--info=nope", "--info=all", "--info=config", "--info=plugins", "--info=searchpath", "-i", "-r", "--run",
-    "--experimental-rerun=x", "--shell-completion", "-sc", "-sc=nope", "-sc=query=bash", "--hydra-help", "--foo", "-x", "-", "--", "---", "-mm",
-    "-m=1", "--multirun=1", "--version=1", "-V", "--he", "--\0", "--é", "--" + "x" * 300, "-h=1",
-)  # fmt: skip
-HYDRA = (
-    "hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir", "hydra.output_subdir", "hydra.job.name", "hydra.job.chdir", "hydra.job.id",
-    "hydra.job.num", "hydra.job.config_name", "hydra.job.env_set.X", "hydra.job.env_set.PATH", "hydra.job.override_dirname", "hydra.mode",
-    "hydra.verbose", "hydra.searchpath", "hydra.runtime.output_dir", "hydra.runtime.cwd", "hydra.runtime.choices.experiment", "hydra.env",
-    "hydra.launcher._target_", "hydra.launcher.n_jobs", "hydra.launcher.backend", "hydra.launcher.x", "hydra.launcher", "hydra.launcher.timeout",
-    "hydra.launcher.temp_folder", "hydra.launcher.cpus_per_task", "hydra.launcher.array_parallelism", "hydra.launcher.submitit_folder",
-    "hydra.launcher.ray", "hydra.launcher.ray.init", "hydra.launcher.ray.init.address", "hydra.launcher.ray.remote.num_cpus",
-    "hydra.launcher.gpus_per_node", "hydra.launcher.setup", "hydra.sweeper._target_", "hydra.sweeper.params", "hydra.sweeper.params.seed", "hydra.sweeper.max_batch_size",
-    "hydra.callbacks", "hydra.callbacks.x._target_", "hydra.help.template", "hydra.help.app_name", "hydra.overrides.task", "hydra.job_logging.root.level",
-    "hydra.job_logging.handlers.file.filename", "hydra.job_logging.handlers.file.class", "hydra.job_logging.formatters.line.()", "hydra.job_logging",
-    "hydra.hydra_logging.root.level", "hydra.hydra_logging", "hydra.x", "hydra", "hydra.hydra_help.template", "hydra.sweep", "hydra.run", "hydra.job",
-    "hydra.job.config.override_dirname.kv_sep", "hydra.job.config", "hydra.runtime", "hydra.output", "hydra.sweep.dir.x", "hydra.sweeper",
-)  # fmt: skip
-
-# Things that no config may call. Each would leave a file `canary` where it is called.
-CANARY = "canary"
-FORBIDDEN: tuple[dict[str, Any], ...] = (
-    {"_target_": "os.system", "command": f"touch {CANARY}"},
-    {"_target_": "posix.system", "command": f"touch {CANARY}"},
-    {"_target_": "os.mkdir", "path": CANARY},
-    {"_target_": "os.unlink", "path": "x"},
-    {"_target_": "builtins.open", "file": CANARY, "mode": "w"},
-    {"_target_": "io.open", "file": CANARY, "mode": "w"},
-    {"_target_": "builtins.eval", "_args_": [f"open('{CANARY}', 'w')"]},
-    {"_target_": "builtins.exec", "_args_": [f"open('{CANARY}', 'w')"]},
-    {"_target_": "builtins.__import__", "name": "os"},
-    {"_target_": "subprocess.run", "args": ["touch", CANARY]},
-    {"_target_": "subprocess.Popen", "args": ["touch", CANARY]},
-    {"_target_": "shutil.rmtree", "path": "."},
-    {"_target_": "shutil.copy", "src": "/etc/hostname", "dst": CANARY},
-    {"_target_": "pathlib.Path", "_args_": [CANARY]},
-    {"_target_": "pathlib.Path.unlink", "self": CANARY},
-    {"_target_": "pathlib.Path.touch", "self": CANARY},
-    {"_target_": "torch.hub.load", "repo_or_dir": ".", "model": "x"},
-    {"_target_": "torch.load", "f": CANARY},
-    {"_target_": "torch.save", "obj": 1, "f": CANARY},
-    {"_target_": "torch.compile", "model": None},
-    {"_target_": "joblib.load", "filename": CANARY},
-    {"_target_": "joblib.dump", "value": 1, "filename": CANARY},
-    {"_target_": "pickle.load", "file": CANARY},
-    {"_target_": "pickle.loads", "data": "x"},
-    {"_target_": "pandas.read_pickle", "filepath_or_buffer": CANARY},
-    {"_target_": "numpy.load", "file": CANARY, "allow_pickle": True},
-    {"_target_": "numpy.save", "file": CANARY, "arr": [1]},
-    {"_target_": "urllib.request.urlopen", "url": f"file:///{CANARY}"},
-    {"_target_": "urllib.request.urlretrieve", "url": "file:///etc/hostname", "filename": CANARY},
-    {"_target_": "importlib.import_module", "name": "antigravity"},
-    {"_target_": "runpy.run_path", "path_name": CANARY},
-    {"_target_": "ctypes.CDLL", "name": CANARY},
-    {"_target_": "code.interact"},
-    {"_target_": "hydra.utils.instantiate", "config": {"_target_": "os.mkdir", "path": CANARY}},
-    {"_target_": "hydra.utils.get_method", "path": "os.system"},
-    {"_target_": "hydra.core.utils.env_override", "env": {}},
-    {"_target_": "functools.partial", "_args_": ["x"]},
-    {"_target_": "operator.attrgetter", "_args_": ["x"]},
-    {"_target_": "hw1.job.os.system", "command": f"touch {CANARY}"},
-    {"_target_": "hw1.store.os.mkdir", "path": CANARY},
-    {"_target_": "hw1.store.shutil.rmtree", "path": "."},
-    {"_target_": "hw1.packed_mnist.tarfile.open", "name": CANARY, "mode": "w"},
-    {"_target_": "hw1.files.pd.read_pickle", "filepath_or_buffer": CANARY},
-    {"_target_": "hw1.data.np.save", "file": CANARY, "arr": [1]},
-    {"_target_": "hw1.sources.np.load", "file": CANARY},
-    {"_target_": "hw1.files.write_atomically", "file": CANARY, "text": "x"},
-    {"_target_": "hw1.files.write_json", "file": CANARY, "content": {}},
-    {"_target_": "hw1.cli.main", "argv": ["steps=1"]},
-    {"_target_": "hw1.runs.main", "argv": ["list"]},
-    {"_target_": "hw1.compose.launch", "arguments": ["steps=1"]},
-    {"_target_": "hw1.parts.build", "node": {"_target_": "os.mkdir", "path": CANARY}},
-    {"_target_": "hw1.parts.importlib.import_module", "name": "os"},
-    {"_target_": "hw1.store.Store.remove", "self": "x", "key": "x"},
-    {"_target_": "hw1.training.torch.load", "f": CANARY},
-    {"_target_": "hw1.__main__.sys.exit"},
-    {"_target_": "hw1.models.torch.hub.load", "repo_or_dir": "."},
-    {"_target_": "hw1.models.__loader__.get_data", "path": "/etc/passwd"},
-    {"_target_": "hw1.models.Dropout.__init__.__globals__.clear"},
-    {"_target_": "torch.nn.modules.module.torch.load", "f": CANARY},
-    {"_target_": "torch.nn.Module.__subclasses__"},
-    {"_target_": "torch.nn.modules.module.functools.partial"},
-    {"_target_": "torch.optim.optimizer.functools.partial"},
-)
-
-
-# ---- config files of the user's own ----
-
-HEAD = "# @package _global_\ndefaults:\n  - function\n"
-BOMB = "\n".join(["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
-                 + [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 10)])  # fmt: skip
-FILES: dict[str, tuple[str | bytes, bool | None]] = {  # content of experiment/own.yaml, and Case.right
-    "as it should be": (HEAD + "steps: 3\nreplicas: 1\n", True),
-    "empty": ("", False),
-    "only a comment": ("# nothing\n", False),
-    "only the package": ("# @package _global_\n", False),
-    "only words": ("only words", False),
-    "a list": ("- a\n- b\n", False),
-    "a number": ("3\n", False),
-    "null": ("null\n", False),
-    "two documents": ("a: 1\n---\nb: 2\n", False),
-    "broken": (HEAD + "epochs: 3\n bad: [1\n", False),
-    "open bracket": (HEAD + "alpha: [1, 2\n", False),
-    "open quote": (HEAD + "device: 'cpu\n", False),
-    "tab": (HEAD + "epochs:\n\t- 3\n", False),
-    "tabs throughout": (HEAD.replace("  ", "\t"), False),
-    "twice": (HEAD + "steps: 3\nsteps: 4\n", False),
-    "twice in a node": (HEAD + "optimizer:\n  lr: 1\n  lr: 2\n", False),
-    "unknown key": (HEAD + "epohcs: 3\n", False),
-    "unknown key in a node": (HEAD + "model:\n  drpout: 3\n", False),
-    "odd key": (HEAD + "1: 3\n", False),
-    "null key": (HEAD + "null: 3\n", False),
-    "true key": (HEAD + "true: 3\n", False),
-    "list key": (HEAD + "? [1, 2]\n: 3\n", False),
-    "empty key": (HEAD + "'': 3\n", False),
-    "key with controls": (HEAD + '"a\\x1b[31mb": 3\n', False),
-    "key with a newline": (HEAD + '"a\\nb": 3\n', False),
-    "key with dots": (HEAD + "optimizer.lr: 3\n", False),
-    "long key": (HEAD + "k" * 5000 + ": 3\n", False),
-    "value with controls": (HEAD + 'device: "\\x1b[31mred"\n', False),
-    "long value": (HEAD + "device: " + "d" * 5000 + "\n", False),
-    "wrong type": (HEAD + "steps: many\n", False),
-    "out of range": (HEAD + "batch_size: 0\n", False),
-    "not a number": (HEAD + "optimizer:\n  lr: .nan\n", False),
-    "a node for a number": (HEAD + "steps: {a: 1}\n", False),
-    "a list for a node": (HEAD + "schedule: [1, 2]\n", False),
-    "a number for a node": (HEAD + "model: 3\n", False),
-    "null for a node": (HEAD + "optimizer: null\n", False),
-    "a date": (HEAD + "steps: 2024-01-01\n", False),
-    "bytes": (HEAD + "steps: !!binary aGVsbG8=\n", False),
-    "a set": (HEAD + "steps: !!set {a, b}\n", False),
-    "a forbidden function": (HEAD + f"loss:\n  _target_: builtins.open\n  file: {CANARY}\n  mode: w\n", False),
-    "a python object": (HEAD + f"steps: !!python/object/apply:os.system ['touch {CANARY}']\n", False),
-    "an unknown tag": (HEAD + "steps: !mine 3\n", False),
-    "an anchor": (HEAD + "steps: &s 3\nreplicas: *s\n", True),
-    "an anchor that is none": (HEAD + "steps: *nope\n", False),
-    "an anchor in itself": (HEAD + "alpha: &a [*a]\n", False),
-    "a node in itself": (HEAD + "experiment: &a {x: *a}\n", False),
-    "a billion laughs": (HEAD + BOMB + "\n", False),
-    "a merge": (HEAD + "optimizer: {<<: {lr: 0.01}}\n", True),
-    "byte order mark": (b"\xef\xbb\xbf" + HEAD.encode() + b"steps: 3\n", None),
-    "UTF-16": (HEAD.encode("utf-16") + "steps: 3\n".encode("utf-16-le"), None),
-    "Latin-1": (HEAD.encode() + b"device: caf\xe9\n", False),
-    "binary": (bytes(range(256)) * 4, False),
-    "zeros": (b"\0" * 1000, False),
-    "deep": (HEAD + "alpha: " + "[" * 3000 + "]" * 3000 + "\n", False),
-    "deep nodes": (HEAD + "model: " + "{a: " * 500 + "1" + "}" * 500 + "\n", False),
-    "long list": (HEAD + "alpha: [" + "0.5, " * 2000 + "1]\n", True),
-    "defaults that are words": ("# @package _global_\ndefaults: function\n", False),
-    "defaults that are a node": ("# @package _global_\ndefaults: {a: b}\n", False),
-    "defaults of numbers": ("# @package _global_\ndefaults: [1, 2]\n", False),
-    "defaults of lists": ("# @package _global_\ndefaults: [[a], [b]]\n", False),
-    "default that is not there": ("# @package _global_\ndefaults: [nowhere]\n", False),
-    "option that is not there": ("# @package _global_\ndefaults:\n  - override /model: cn\n", False),
-    "group that is not there": ("# @package _global_\ndefaults:\n  - override /modle: cnn\n", False),
-    "itself as its default": ("# @package _global_\ndefaults: [own]\n", False),
-    "default in another folder": ("# @package _global_\ndefaults: [../../x]\n", False),
-    "default by a whole path": ("# @package _global_\ndefaults: [/etc/passwd]\n", False),
-    "default with a reference": ("# @package _global_\ndefaults:\n  - function\n  - /model: ${nope}\n", False),
-    "default twice": ("# @package _global_\ndefaults: [function, function]\n", None),
-    "optional default": ("# @package _global_\ndefaults: [function, {optional nowhere: x}]\n", True),
-    "another package": ("# @package model.x.y\ndefaults: [function]\n", False),
-    "no package": ("steps: 3\n", False),
-    "odd package": ("# @package ]]]\nsteps: 3\n", False),
-    "package of Hydra": ("# @package hydra\nrun: {dir: ../../x}\n", False),
-    "a secret": (HEAD + "optimizer:\n  lr: ${oc.env:HOME}\n", False),
-    "a reference to nothing": (HEAD + "steps: ${nope}\n", False),
-    "a reference to itself": (HEAD + "steps: ${steps}\n", False),
-    "an open reference": (HEAD + "steps: ${seed\n", False),
-    "an unknown resolver": (HEAD + "steps: ${nope:1}\n", False),
-    "a key for Hydra": (HEAD + "hydra:\n  nope: 3\n", False),
-    "a sweep": (HEAD + "hydra:\n  mode: MULTIRUN\n  sweeper:\n    params:\n      seed: 1,2\n", True),
-    "an endless sweep": (HEAD + "hydra:\n  mode: MULTIRUN\n  sweeper:\n    params:\n      seed: range(1,1e12)\n", False),
-    "a sweep of nothing": (HEAD + "hydra:\n  mode: MULTIRUN\n  sweeper:\n    params:\n      seed: choice()\n", False),
-    "a sweep over nodes": (HEAD + "hydra:\n  mode: MULTIRUN\n  sweeper:\n    params:\n      seed: {a: b}\n", False),
-    "a sweep over an unknown key": (HEAD + "hydra:\n  mode: MULTIRUN\n  sweeper:\n    params:\n      sede: 1,2\n", False),
-    "sweeps in a list": (HEAD + "hydra:\n  mode: MULTIRUN\n  sweeper:\n    params: [seed=1,2]\n", False),
-    "another mode": (HEAD + "hydra:\n  mode: TWICE\n", False),
-    "names of folders": (HEAD + "hydra:\n  sweep:\n    subdir: ../../x\n", False),
-    "name of the log": (HEAD + "hydra:\n  job:\n    name: ../../x\n", False),
-    "another place for the record": (HEAD + "hydra:\n  output_subdir: ../../x\n", False),
-    "another log": (HEAD + "hydra:\n  job_logging:\n    handlers:\n      file:\n        filename: ../../x\n", False),
-    "a callable in the log": (HEAD + f"hydra:\n  job_logging:\n    formatters:\n      x: {{(): os.mkdir, path: {CANARY}}}\n", False),
-    "a callback": (HEAD + f"hydra:\n  callbacks:\n    x: {{_target_: os.mkdir, path: {CANARY}}}\n", False),
-    "a launcher that is none": (HEAD + f"hydra:\n  launcher: {{_target_: os.mkdir, path: {CANARY}}}\n", False),
-    "a sweeper that is none": (HEAD + f"hydra:\n  sweeper: {{_target_: os.mkdir, path: {CANARY}}}\n", False),
-    "a search path": (HEAD + "hydra:\n  searchpath: [file://../x]\n", False),
-}  # fmt: skip
-
 
 # ---- cases ----
 
@@ -345,7 +62,23 @@ class Case:
 
 def cases(count: int, random_: random.Random) -> list[Case]:
     """`count` cases of all kinds in turn; as many files as there are of them, if there are enough."""
-    kinds = [_unchanged, _value, _value, _value, _key, _letters, _prefix, _together, _flag, _hydra, _target, _file, _file, _resume, _group]
+    kinds = [
+        _unchanged,
+        _value,
+        _value,
+        _value,
+        _key,
+        _letters,
+        _prefix,
+        _together,
+        _flag,
+        _hydra,
+        _target,
+        _file,
+        _file,
+        _resume,
+        _group,
+    ]
     files = list(FILES)
     random_.shuffle(files)
     found = []
@@ -398,7 +131,13 @@ def _key(random_: random.Random) -> Case:
     """A key that there is not, or one misspelt."""
     key = random_.choice(keys())
     at = random_.randrange(len(key))
-    spellings = [key[:at] + key[at + 1 :], key[:at] + key[at] + key[at:], key[:at] + "x" + key[at + 1 :], key.upper(), f"{key}.x"]
+    spellings = [
+        key[:at] + key[at + 1 :],
+        key[:at] + key[at] + key[at:],
+        key[:at] + "x" + key[at + 1 :],
+        key.upper(),
+        f"{key}.x",
+    ]
     odd = random_.choice([random_.choice(ODD_KEYS), random_.choice(ODD_KEYS), random_.choice(spellings)])
     value = random_.choice(["1", "mlp", "[1]", "{a:1}", "null", "0,1", ""])
     return Case("key", _put(_line(random_), f"{random_.choice(('', '', '', '+', '++', '~'))}{odd}={value}", random_))
@@ -412,14 +151,22 @@ def _letters(random_: random.Random) -> Case:
         word = line[place]
         at = random_.randint(0, len(word))
         odd = random_.choice([*"=[]{}()'\"\\$,.:@/~+-%*# \0\n\x1b", "é", "${", "../", "a" * 300, "choice(", "range("])
-        line[place] = random_.choice([word[:at] + odd + word[at:], word[:at] + word[at + random_.randint(1, 4) :], word[at:] + word[:at]])
+        line[place] = random_.choice(
+            [word[:at] + odd + word[at:], word[:at] + word[at + random_.randint(1, 4) :], word[at:] + word[:at]]
+        )
     return Case("letters", tuple(line))
 
 
 def _prefix(random_: random.Random) -> Case:
     """Keys added, forced or deleted."""
-    key, value = random_.choice([*keys(), *GROUPS, *ODD_KEYS[:40]]), random_.choice(["", "=1", "=null", "=mlp", "={a:1}", f"={_odd(random_)}"])
-    return Case("prefix", _put(_line(random_), random_.choice(["+", "++", "~", "~~", "+~", "-+", "+++", "~+"]) + key + value, random_))
+    key, value = (
+        random_.choice([*keys(), *GROUPS, *ODD_KEYS[:40]]),
+        random_.choice(["", "=1", "=null", "=mlp", "={a:1}", f"={_odd(random_)}"]),
+    )
+    return Case(
+        "prefix",
+        _put(_line(random_), random_.choice(["+", "++", "~", "~~", "+~", "-+", "+++", "~+"]) + key + value, random_),
+    )
 
 
 def _together(random_: random.Random) -> Case:
@@ -448,7 +195,11 @@ def _flag(random_: random.Random) -> Case:
 def _hydra(random_: random.Random) -> Case:
     """Settings of Hydra's own."""
     key = random_.choice(HYDRA)
-    values = [value for value in (*PATHS, *TEXTS, *CONTROLS, *CONTAINERS, *REFERENCES, *NUMBERS, *LONG) if value not in ("/", "//x")]
+    values = [
+        value
+        for value in (*PATHS, *TEXTS, *CONTROLS, *CONTAINERS, *REFERENCES, *NUMBERS, *LONG)
+        if value not in ("/", "//x")
+    ]
     value = random_.choice(values).replace("/tmp/hw1-fault-x", "ROOT/x")
     if "_target_" in key or "class" in key or "()" in key:
         value = random_.choice(FORBIDDEN)["_target_"]
@@ -460,8 +211,25 @@ def _target(random_: random.Random) -> Case:
     node = random_.choice(FORBIDDEN)
     if random_.random() < 0.3:
         node = {**node, "_partial_": True}
-    place = random_.choice(["model", "dataset", "optimizer", "loss", "experiment", "dataset.target", "+model.body", "+model.bodies",
-                            "experiment.endpoints", "+optimizer.a", "+loss.weight", "+schedule.x", "alpha", "steps", "allow_targets"])  # fmt: skip
+    place = random_.choice(
+        [
+            "model",
+            "dataset",
+            "optimizer",
+            "loss",
+            "experiment",
+            "dataset.target",
+            "+model.body",
+            "+model.bodies",
+            "experiment.endpoints",
+            "+optimizer.a",
+            "+loss.weight",
+            "+schedule.x",
+            "alpha",
+            "steps",
+            "allow_targets",
+        ]
+    )
     inner = random_.choice([node, [node], {"a": [1, {"b": node}]}]) if "." in place else node
     text = compact(inner)
     if place in ("model", "dataset", "optimizer", "loss", "experiment") and random_.random() < 0.5:
@@ -495,7 +263,9 @@ def _group(random_: random.Random) -> Case:
 def _of_file(name: str) -> Case:
     content, right = FILES[name]
     content = content.encode() if isinstance(content, str) else content
-    return Case(f"file, {name}", ("--config-dir", "own", "experiment=own"), {"own/experiment/own.yaml": content}, right=right)
+    return Case(
+        f"file, {name}", ("--config-dir", "own", "experiment=own"), {"own/experiment/own.yaml": content}, right=right
+    )
 
 
 def _file(random_: random.Random) -> Case:
@@ -506,40 +276,97 @@ def _file(random_: random.Random) -> Case:
         group = random_.choice(GROUPS[1:6])
         content, _ = FILES[random_.choice(list(FILES))]
         text = content.encode() if isinstance(content, str) else content
-        return Case("file of a part", (*command, f"{group}=own"), {f"own/{group}/own.yaml": text.replace(HEAD.encode(), b"")})
+        return Case(
+            "file of a part", (*command, f"{group}=own"), {f"own/{group}/own.yaml": text.replace(HEAD.encode(), b"")}
+        )
     if how == 1:  # forbidden targets
         node = random_.choice(FORBIDDEN)
         node = random_.choice([node, {**node, "_partial_": True}])
         place = random_.choice(["model", "loss", "optimizer", "dataset", "experiment"])
-        inner = random_.choice([node, {"_target_": "torch.nn.Sequential", "x": node}, {"_target_": "hw1.models.mlp", "widths": [node]}])
-        return Case("file with a forbidden target", (*command, "experiment=own"),
-                    {"own/experiment/own.yaml": (HEAD + json.dumps({place: inner})[1:-1] + "\n").encode()}, right=False)  # fmt: skip
+        inner = random_.choice(
+            [node, {"_target_": "torch.nn.Sequential", "x": node}, {"_target_": "hw1.models.mlp", "widths": [node]}]
+        )
+        return Case(
+            "file with a forbidden target",
+            (*command, "experiment=own"),
+            {"own/experiment/own.yaml": (HEAD + json.dumps({place: inner})[1:-1] + "\n").encode()},
+            right=False,
+        )
     if how == 2:  # links that lead nowhere, or round and round
-        links = random_.choice([
-            {"own/experiment/own.yaml": "own.yaml"}, {"own/experiment/own.yaml": "nowhere"}, {"own/experiment": "../own/experiment"},
-            {"own/experiment/own.yaml": "/dev/null"}, {"own/experiment/own.yaml": "/etc"}, {"own": "own"}, {"own/experiment": ".."},
-        ])  # fmt: skip
-        return Case("file that is a link", (*command, "experiment=own"), {"own/note": b""} if "own" not in links else {}, links)
+        links = random_.choice(
+            [
+                {"own/experiment/own.yaml": "own.yaml"},
+                {"own/experiment/own.yaml": "nowhere"},
+                {"own/experiment": "../own/experiment"},
+                {"own/experiment/own.yaml": "/dev/null"},
+                {"own/experiment/own.yaml": "/etc"},
+                {"own": "own"},
+                {"own/experiment": ".."},
+            ]
+        )
+        return Case(
+            "file that is a link", (*command, "experiment=own"), {"own/note": b""} if "own" not in links else {}, links
+        )
     if how == 3:  # folders in place of files, and the other way round
-        files = random_.choice([{"own/experiment/own.yaml/x": b""}, {"own/experiment": b"x"}, {"own": b"x"}, {"own/config.yaml": b"seed: 3\n"},
-                                {"own/experiment.yaml": b"a: 1\n"}, {"own/schema.yaml": b"a: 1\n"}, {"own/model/mlp.yaml": b"a: 1\n"},
-                                {"own/hydra/config.yaml": b"a: 1\n"}, {"own/hydra/launcher/joblib.yaml": b"a: 1\n"}])  # fmt: skip
-        return Case("folder for a file", (*command, random_.choice(["experiment=own", "model=mlp", "experiment=function"])), files)
+        files = random_.choice(
+            [
+                {"own/experiment/own.yaml/x": b""},
+                {"own/experiment": b"x"},
+                {"own": b"x"},
+                {"own/config.yaml": b"seed: 3\n"},
+                {"own/experiment.yaml": b"a: 1\n"},
+                {"own/schema.yaml": b"a: 1\n"},
+                {"own/model/mlp.yaml": b"a: 1\n"},
+                {"own/hydra/config.yaml": b"a: 1\n"},
+                {"own/hydra/launcher/joblib.yaml": b"a: 1\n"},
+            ]
+        )
+        return Case(
+            "folder for a file",
+            (*command, random_.choice(["experiment=own", "model=mlp", "experiment=function"])),
+            files,
+        )
     content = random_.choice(SHIPPED).read_bytes()
     changed = bytearray(content)
     for _ in range(random_.randint(1, 4)):
         at = random_.randrange(len(changed))
-        odd = random_.choice([b"\t", b"\0", b"\xff", b"\n", b"  ", b":", b"[", b"}", b"'", b"*a", b"&a ", b"${", b"- ", b"? ", b"!!x ", b"%", b"|", b">"])
+        odd = random_.choice(
+            [
+                b"\t",
+                b"\0",
+                b"\xff",
+                b"\n",
+                b"  ",
+                b":",
+                b"[",
+                b"}",
+                b"'",
+                b"*a",
+                b"&a ",
+                b"${",
+                b"- ",
+                b"? ",
+                b"!!x ",
+                b"%",
+                b"|",
+                b">",
+            ]
+        )
         changed[at : at + random_.choice([0, 0, 1, 3, 30])] = odd
     return Case("file with other bytes", (*command, "experiment=own"), {"own/experiment/own.yaml": bytes(changed)})
 
 
 SHIPPED = sorted((harness.ROOT / "conf" / "experiment").glob("*.yaml"))
 PLAN: dict[str, Any] = {
-    "experiment": "function", "command": "python -m hw1 seed=0,1 steps=3 -m", "words": ["seed=0,1", "steps=3", "-m"], "directory": "HERE",
-    "keys": ["seed"], "headline": "test_r2", "version": "0", "jobs": [{"job": 0, "overrides": {"seed": 0, "steps": 3}},
-    {"job": 1, "overrides": {"seed": 1, "steps": 3}}],
-}  # fmt: skip
+    "experiment": "function",
+    "command": "python -m hw1 seed=0,1 steps=3 -m",
+    "words": ["seed=0,1", "steps=3", "-m"],
+    "directory": "HERE",
+    "keys": ["seed"],
+    "headline": "test_r2",
+    "version": "0",
+    "jobs": [{"job": 0, "overrides": {"seed": 0, "steps": 3}}, {"job": 1, "overrides": {"seed": 1, "steps": 3}}],
+}
 
 
 def _resume(random_: random.Random) -> Case:
@@ -552,8 +379,33 @@ def _resume(random_: random.Random) -> Case:
     plan = json.loads(json.dumps(PLAN))
     node = random_.choice(FORBIDDEN)
     harm = random_.randrange(9)
-    odd = random_.choice([None, 0, 3, -1, True, 1.5, "", "x", "../..", "\0", "a\x1b[31m", [], {}, [1], [[1]], [None], {"a": 1}, ["-m"], "é" * 5000,
-                          {"job": 0}, [{"job": 0}], [{"overrides": 3}], [{"job": "a", "overrides": {}}]])  # fmt: skip
+    odd = random_.choice(
+        [
+            None,
+            0,
+            3,
+            -1,
+            True,
+            1.5,
+            "",
+            "x",
+            "../..",
+            "\0",
+            "a\x1b[31m",
+            [],
+            {},
+            [1],
+            [[1]],
+            [None],
+            {"a": 1},
+            ["-m"],
+            "é" * 5000,
+            {"job": 0},
+            [{"job": 0}],
+            [{"overrides": 3}],
+            [{"job": "a", "overrides": {}}],
+        ]
+    )
     key = random_.choice(list(plan))
     if harm < 4:
         plan[key] = odd
@@ -562,15 +414,43 @@ def _resume(random_: random.Random) -> Case:
     elif harm == 5:
         plan["words"] = [*plan["words"], f"model={compact(node)}"]
     elif harm == 6:
-        plan["words"] = [*plan["words"], random_.choice(["hydra.sweep.subdir=../../x", "hydra.output_subdir=../x", "hydra.job.name=../../x",
-                                                         "resume=sweep", "hydra.sweep.dir=../x", "--foo", "--cfg=job", "seed=5"])]  # fmt: skip
+        plan["words"] = [
+            *plan["words"],
+            random_.choice(
+                [
+                    "hydra.sweep.subdir=../../x",
+                    "hydra.output_subdir=../x",
+                    "hydra.job.name=../../x",
+                    "resume=sweep",
+                    "hydra.sweep.dir=../x",
+                    "--foo",
+                    "--cfg=job",
+                    "seed=5",
+                ]
+            ),
+        ]
     elif harm == 7:
         plan["jobs"][0]["job"] = odd
     text = json.dumps(plan).encode()
     if harm == 8:
         at = random_.randrange(len(text))
-        text = random_.choice([text[:at], text[:at] + b"\xff" + text[at:], text[:at] + text[at + 1 :], b"[" * 100_000, b"", b"null", b"9" * 5000])
-    return Case("resume", ("resume=sweep",), {"sweep/sweep.json": text}, right=False if harm == 5 or (harm == 4 and key in ("words", "directory", "jobs")) else None)
+        text = random_.choice(
+            [
+                text[:at],
+                text[:at] + b"\xff" + text[at:],
+                text[:at] + text[at + 1 :],
+                b"[" * 100_000,
+                b"",
+                b"null",
+                b"9" * 5000,
+            ]
+        )
+    return Case(
+        "resume",
+        ("resume=sweep",),
+        {"sweep/sweep.json": text},
+        right=False if harm == 5 or (harm == 4 and key in ("words", "directory", "jobs")) else None,
+    )
 
 
 _KEYS: list[str] = []
@@ -584,7 +464,9 @@ def keys() -> list[str]:
 
         found = set()
         with initialize_config_dir(str(harness.ROOT / "conf"), version_base="1.3"):
-            for words in [[f"experiment={name}"] for name in EXPERIMENTS] + [[f"{group}={name}"] for group in GROUPS[1:5] for name in options(group)]:
+            for words in [[f"experiment={name}"] for name in EXPERIMENTS] + [
+                [f"{group}={name}"] for group in GROUPS[1:5] for name in options(group)
+            ]:
                 found |= set(_dotted(OmegaConf.to_container(compose("config", words), resolve=False)))
         _KEYS.extend(sorted(found))
     return _KEYS
@@ -604,7 +486,12 @@ def options(group: str) -> list[str]:
 # ---- the oracle ----
 
 PLANNED = "hw1-inputs: planned: "
-SETTINGS = ("-m", "--config-dir", "hydra.sweeper.params", "hydra/sweeper=basic", "hydra.run.dir", "hydra.sweep.dir", "hydra.launcher", "hydra/launcher", "hydra.verbose", "hydra.job.env_set", "hydra.searchpath")
+SETTINGS = (  # of Hydra, that a plan may contain
+    "hydra.run.dir=", "hydra.sweep.dir=", "hydra.sweeper.params", "hydra/sweeper=basic", "hydra.launcher",
+    "hydra/launcher", "hydra.verbose", "hydra.job.env_set", "hydra.job.env_copy", "hydra.searchpath",
+)  # fmt: skip
+PLACES = ("here/outputs", "here/multirun", "here/sweep", "here/data")  # where a plan may make something
+USUAL = r"dir='.*(outputs|multirun|sweep)"  # folders that nobody chose
 
 
 @dataclass(frozen=True)
@@ -660,7 +547,9 @@ def plan(case: Case, folder: Path, data: Path, disturb: Callable[[], object] | N
 def words_of(case: Case, folder: Path, data: Path) -> list[str]:
     """The words of a case, with a folder of data sets unless they name one."""
     words = [word.replace("ROOT", str(folder)) for word in case.words]
-    bare = any("data_dir" in word for word in words) or any(word.startswith(("--cfg", "--info", "resume")) for word in words)
+    bare = any("data_dir" in word for word in words) or any(
+        word.startswith(("--cfg", "--info", "resume")) for word in words
+    )
     return words if bare else [*words, f"data_dir={data}"]
 
 
@@ -679,40 +568,58 @@ def lay_out(case: Case, folder: Path) -> Path:
 
 def tree(folder: Path) -> set[str]:
     """Everything below a folder; links are not followed."""
-    import os
-
-    return {os.path.relpath(os.path.join(place, name), folder) for place, *names in os.walk(folder) for name in sum(names, [])}  # noqa: PTH118, RUF017
+    walk = os.walk(folder)
+    return {str(Path(place, name).relative_to(folder)) for place, ones, others in walk for name in ones + others}
 
 
 def complaints(case: Case, answer: Answer) -> list[str]:
     """What is wrong with what a case came to; nothing, if it is as it should be."""
-    found = []
     if answer.code == 2:
-        line = answer.err.removesuffix("\n")
-        found += [f"had to be planned: {line}" if case.right else ""]
-        found += ["says more than one line" if "\n" in line else ""]
-        found += ["begins with " + repr(line[:20]) if not line.startswith("error: ") else ""]
-        found += ["is too long" if len(line) >= LONGEST else "", "has control characters" if not line.replace("\n", "").isprintable() else ""]
-        found += ["shows an object" if re.search(r"<[a-zA-Z_.]+ object|<class |Traceback", line) else ""]
-        made = [name for name in answer.made if name != "here/sweep/.lock"]
-        found += ["prints something, too" if answer.out else "", f"made {made[:5]}" if made else ""]
+        wrong = _about_refusal(case, answer)
     elif answer.code == 0:
-        found += ["had to be refused" if case.right is False else "", "says something" if answer.err else ""]
-        if answer.planned is None:
-            found += [f"made {answer.made[:5]}" if answer.made else "", "printed nothing" if not answer.out else ""]
-        else:
-            named = any("data_dir" in word for word in case.words)
-            made = [name for name in answer.made if not (named or _in_place(name, answer.planned))]
-            odd = [word for word in answer.planned if word.lstrip("+~").startswith("hydra") and not word.lstrip("+").startswith(SETTINGS)]
-            found += [f"made {made[:5]}" if made else "", f"lets through {odd}" if odd else ""]
+        wrong = _about_plan(case, answer) if answer.planned is not None else _about_show(case, answer)
     else:
-        found += [f"exit code {answer.code}: {answer.err[-1500:] if answer.code is None else answer.err[-300:]}"]
-    return [text for text in found if text]
+        wrong = {f"exit code {answer.code}: {answer.err[-1500:]}": True}
+    return [words for words, holds in wrong.items() if holds]
 
 
-def _in_place(name: str, planned: Sequence[str]) -> bool:
-    chosen = any(word.startswith(("hydra.run.dir=", "hydra.sweep.dir=")) and not re.search(r"dir='.*(outputs|multirun)/", word) for word in planned)
-    return name.startswith(("here/outputs", "here/multirun", "here/sweep", "here/data")) or chosen
+def _about_refusal(case: Case, answer: Answer) -> dict[str, bool]:
+    line = answer.err.removesuffix("\n")
+    made = [name for name in answer.made if name != "here/sweep/.lock"]
+    return {
+        f"had to be planned: {line}": case.right is True,
+        "says more than one line": "\n" in line,
+        f"begins with {line[:20]!r}": not line.startswith("error: "),
+        "is too long": len(line) >= LONGEST,
+        "has control characters": not line.replace("\n", "").isprintable(),
+        "shows an object": re.search(r"<[a-zA-Z_.]+ object|<class |Traceback", line) is not None,
+        "prints something, too": answer.out != "",
+        f"made {made[:5]}": made != [],
+    }
+
+
+def _about_show(case: Case, answer: Answer) -> dict[str, bool]:
+    return {
+        "had to be refused": case.right is False,
+        "printed nothing": not answer.out,
+        f"says {answer.err[-300:]}": answer.err != "",
+        f"made {answer.made[:5]}": answer.made != [],
+    }
+
+
+def _about_plan(case: Case, answer: Answer) -> dict[str, bool]:
+    planned = answer.planned or []
+    where = [word for word in planned if word.startswith(("hydra.run.dir=", "hydra.sweep.dir="))]
+    named = any("data_dir" in word for word in case.words) or any(not re.search(USUAL, word) for word in where)
+    made = [name for name in answer.made if not (named or name.startswith(PLACES))]
+    settings = [word.lstrip("+~") for word in planned if word.lstrip("+~").startswith("hydra")]
+    odd = [word for word in settings if not word.startswith(SETTINGS)]
+    return {
+        "had to be refused": case.right is False,
+        f"says {answer.err[-300:]}": answer.err != "",
+        f"made {made[:5]}": made != [],
+        f"lets through {odd}": odd != [],
+    }
 
 
 # ---- what is really run ----
@@ -726,9 +633,9 @@ def small(case: Case, answer: Answer) -> list[str] | None:
     typed = [word.lstrip("+~").partition("=")[0] for word in case.words]
     lengths = {"steps", "epochs"} & set(typed)
     heavy = any(re.search(HEAVY, word) for word in case.words)
-    images = any(word.startswith("experiment=") for word in case.words) and "dataset=digits" not in case.words
-    unchanged = case.kind == "unchanged" or case.words in LINES
-    if answer.planned is None or unchanged or case.files or heavy or (images and "experiment=function" not in case.words):
+    light = {"dataset=digits", "experiment=function"} & set(case.words) or "experiment" not in typed
+    mutated = case.kind != "unchanged" and case.words not in LINES and not case.files
+    if answer.planned is None or heavy or not light or not mutated:
         return None
     return [f"{key}={value}" for key, value in TINY.items() if key not in typed and not (key == "steps" and lengths)]
 
@@ -756,8 +663,9 @@ def in_a_process(case: Case, answer: Answer, folder: Path, data: Path) -> list[s
 
     here = lay_out(case, folder)
     done = run_program(here, words_of(case, folder, data))
-    before, now = (text.replace(str(place), "ROOT") for text, place in ((answer.err, folder.parent / "planned"), (done.err, folder)))
-    return [] if (done.code, now) == (answer.code, before) else [f"in a process of its own: exit code {done.code}, {now[-500:]}"]
+    now = done.err.replace(str(folder), str(folder.parent / "planned"))
+    same = (done.code, now) == (answer.code, answer.err)
+    return [] if same else [f"in a process of its own: exit code {done.code}, {now[-500:]}"]
 
 
 # ---- the check ----
@@ -795,13 +703,15 @@ def without_one_line() -> None:
 
 def without_order() -> None:
     """Control: a folder is made before anything is looked at."""
-    from hw1 import compose
-
     Path("outputs").mkdir()
-    assert compose
 
 
-CONTROLS_OF = {without_checks: "out of range", without_prefixes: "a forbidden function", without_one_line: "broken", without_order: "broken"}
+CONTROLS_OF = {
+    without_checks: "out of range",
+    without_prefixes: "a forbidden function",
+    without_one_line: "broken",
+    without_order: "broken",
+}
 
 
 def check(size: Size, folder: Path) -> Row:

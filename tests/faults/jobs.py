@@ -40,7 +40,7 @@ def wrong_output(got: dict[str, Any], code: int | None) -> list[Finding]:
     findings: list[Finding] = []
     if "Traceback" in got["out"] + got["err"] or "Logging error" in got["err"]:
         return [("other", f"exit code {got['code']} and a traceback: … {' | '.join(got['err'].splitlines()[-7:])}")]
-    lines = [line for line in got["err"].splitlines() if not line.startswith("warning: ")]
+    lines = [line for line in got["err"].splitlines() if not line.lower().startswith("warning: ")]
     if got["code"] not in (0, 1, 2):
         findings.append(("other", f"exit code {got['code']}"))
     if got["code"] and len(lines) != 1:

@@ -19,8 +19,8 @@ from typing import Any
 from . import harness
 from .harness import Row, Size
 
-TRAINING = ["experiment=bare", "model.dropout=0.2", "steps=900", "batch_size=32", "replicas=2", "vectorize=false",
-            "threads=1", "checkpoint.minutes=0.0005"]  # fmt: skip
+TRAINING = ["experiment=bare", "model.dropout=0.2", "steps=300", "batch_size=32", "replicas=2", "vectorize=false",
+            "dataset.points=400", "threads=1", "checkpoint.minutes=0.0002"]  # fmt: skip
 CONFIG = """# @package _global_
 defaults:
   - override /dataset: function
@@ -63,7 +63,7 @@ def check(size: Size, folder: Path) -> list[Row]:
     (folder / "conf" / "experiment").mkdir(parents=True)
     (folder / "conf" / "experiment" / "bare.yaml").write_text(CONFIG, encoding="utf-8")
     rows = []
-    for kind, full, quick in zip(_kinds(folder / "conf"), (100, 60, 40), (3, 1, 0), strict=True):
+    for kind, full, quick in zip(_kinds(folder / "conf"), (120, 55, 25), (3, 1, 0), strict=True):
         if size.pick(full, quick):
             place = folder / kind.name.replace(" ", "_")
             rows.append(_row(kind, size.pick(full, quick), size, place))

@@ -187,6 +187,7 @@ def _removals(size: Size, folder: Path) -> Row:
 
 
 def _user(place: Path, rounds: int) -> list[str]:
+    logging.disable(logging.CRITICAL)
     store, lost = Store(place / "runs"), []
     for n in range(rounds):
         key = KEYS[n % len(KEYS)]
