@@ -212,6 +212,9 @@ def check_hydra(raw: Mapping[str, Any], usual: Mapping[str, Any] | None, free: S
         for place, _ in parts.nodes(dict(raw[name]), f"hydra.{name}"):
             if place != f"hydra.{name}":
                 raise UserError(f"{place}._target_: is not to be set; settings of a {name} are plain values")
+    for name in ("run", "sweep"):
+        if CONTROL.search(str(raw[name]["dir"])):
+            raise UserError(f"hydra.{name}.dir={shortened(raw[name]['dir'])}: must be without control characters")
     if not isinstance(raw["sweeper"].get("params") or {}, Mapping):
         raise UserError(f"hydra.sweeper.params={shortened(raw['sweeper']['params'])}: must be a group of keys")
     if usual is None:

@@ -320,6 +320,8 @@ class Composer:
         """Overrides from words. Raises: UserError naming the word that is none."""
         parsed = []
         for text in texts:
+            if re.search("[\ud800-\udfff]", text):
+                raise UserError(f"cannot read {shortened(repr(text))}: is no text in UTF-8")
             try:
                 override = self.parser.parse_overrides([text])[0]
             except (HydraException, RecursionError) as error:

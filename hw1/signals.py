@@ -63,7 +63,7 @@ def install(told: Callable[[int], None] | None = None) -> None:
     wanted += [getattr(signal, name) for name in ("SIGUSR1", "SIGUSR2") if hasattr(signal, name)]
     for number in wanted:
         before = signal.getsignal(number)
-        if before is _handle or (number == getattr(signal, "SIGUSR2", None) and not callable(before)):
+        if before is _handle or (number == getattr(signal, "SIGUSR2", None) and not _of_submitit(before)):
             continue
         _state.before[number] = before
         signal.signal(number, _handle)
@@ -81,6 +81,8 @@ def at_work(of_a_pool: bool) -> Iterator[None]:
     if signal.getsignal(signal.SIGINT) is not _handle:
         install()
         _state.patient, _state.of_a_pool = True, of_a_pool
+        if hasattr(signal, "pthread_sigmask"):  # Ray's workers would not hear it
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
         if of_a_pool and sys.platform == "linux":
             ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     _state.busy = True
@@ -145,9 +147,12 @@ def _handle(number: int, frame: FrameType | None) -> None:
 
 
 def _passed_on(number: int) -> bool:
-    """Whether a handler of the launcher's own, which may go on, has the last word."""
-    before = _state.before.get(number)
-    return callable(before) and before is not signal.default_int_handler
+    """Whether submitit's own handler, which may go on or put the job into the queue again, has the last word."""
+    return _of_submitit(_state.before.get(number))
+
+
+def _of_submitit(handler: Any) -> bool:
+    return str(getattr(handler, "__module__", "")).startswith("submitit.")
 
 
 def _do(number: int) -> None:

@@ -71,8 +71,8 @@ class Supervisor:
                 ended = now  # what has not started was not kept from it by a kill
             left = [number for number in left if number not in ended]
             if hit and left and not alone:
-                jobs = f"{len(left)} job{'s' * (len(left) > 1)}"
-                print(f"a worker was killed (out of memory?): going on with the {jobs} that are left", file=sys.stderr)
+                rest = f"{len(left)} jobs that are left" if len(left) > 1 else "job that is left"
+                print(f"a worker was killed (out of memory?): going on with the {rest}", file=sys.stderr)
 
     def _status(self, number: int) -> str | None:
         return read_json(self.planned.folders[number] / RESULT).get("status")

@@ -16,15 +16,15 @@ TORCHLESS = (
     "hw1.experiments", "hw1.experiments.classification", "hw1.experiments.function", "hw1.experiments.interpolation",
     "hw1.experiments.sensitivity", "hw1.experiments.weight_pca",
     "hw1.figures", "hw1.files", "hw1.job", "hw1.measures.trade_off", "hw1.outcome", "hw1.parts", "hw1.paths",
-    "hw1.quantities", "hw1.recipe", "hw1.results", "hw1.schema", "hw1.statistics", "hw1.store", "hw1.sweep",
-    "hw1.terminal",
+    "hw1.launchers", "hw1.quantities", "hw1.recipe", "hw1.results", "hw1.schema", "hw1.signals", "hw1.statistics",
+    "hw1.store", "hw1.supervise", "hw1.sweep", "hw1.terminal",
 )  # fmt: skip
 # The direction: a module imports from its own layer or a lower one. What is in none of these lies at the bottom. A
 # package alone stands for what its __init__ says; with .* for the modules in it.
 LAYERS = (
     {"hw1.__main__", "hw1.runs"},
     {"hw1.cli"},
-    {"hw1.outcome", "hw1.sweep"},
+    {"hw1.outcome", "hw1.supervise", "hw1.sweep"},
     {"hw1.checks", "hw1.compose"},
     {"hw1.job"},
     {"hw1.compare"},

@@ -148,6 +148,13 @@ def test_control_characters_are_refused(refusal, character):
     line = refusal("model=custom", "model._target_=torch.nn.Flatten", f"+model.a='x{character}y'")
     assert "control characters" in line or "must stand in quotes" in line
     assert "control characters" in refusal(f"store='x{character}y'")
+    assert "control characters" in refusal(f"hydra.run.dir='x{character}y'")
+    assert "control characters" in refusal("-m", "seed=0,1", f"hydra.sweep.dir='x{character}y'")
+
+
+def test_bytes_that_are_no_text_are_refused(refusal):
+    for word in ("store='\udcff'", "model.activation=\udcff", "\udcff=1", "hydra.launcher.batch_size='\udcff'"):
+        assert "UTF-8" in refusal(word, "-m", "seed=0,1")
 
 
 # ---- names of folders ----

@@ -632,7 +632,7 @@ def small(case: Case, answer: Answer) -> list[str] | None:
     """The words of a planned case, made small; None for one that would take long, or write elsewhere."""
     typed = [word.lstrip("+~").partition("=")[0] for word in case.words]
     lengths = {"steps", "epochs"} & set(typed)
-    heavy = any(re.search(HEAVY, word) for word in case.words)
+    heavy = any(re.search(HEAVY, word) for word in case.words) or "control" in typed  # fixed_steps goes by epochs
     light = {"dataset=digits", "experiment=function"} & set(case.words) or "experiment" not in typed
     mutated = case.kind != "unchanged" and case.words not in LINES and not case.files
     if answer.planned is None or heavy or not light or not mutated:
