@@ -222,7 +222,7 @@ def check_hydra(raw: Mapping[str, Any], usual: Mapping[str, Any] | None, free: S
     before = {(key, repr(value)) for key, value in _leaves(usual, "hydra")}
     for key, value in _leaves(raw, "hydra"):
         if not under(key, (*free, *OF_HYDRA)) and (key, repr(value)) not in before:
-            raise UserError(f"{key}={shortened(value)}: is not to be set; of Hydra's settings are {', '.join(free)}")
+            raise UserError(f"{key}={shortened(value)}: is not to be set; only {', '.join(free)} are")
 
 
 def check_secrets(raw: Mapping[str, Any]) -> None:

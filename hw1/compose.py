@@ -349,7 +349,7 @@ class Composer:
             if key in FIXED:
                 raise UserError(f"{shortened(override.input_line)}: is not to be set; {FIXED[key]}")
             if key == "hydra" or (key.startswith("hydra.") and not checks.under(key, OPEN)):
-                raise UserError(f"{shortened(override.input_line)}: is not to be set; of Hydra's are {', '.join(OPEN)}")
+                raise UserError(f"{shortened(override.input_line)}: is not to be set; only {', '.join(OPEN)} are")
             if key.startswith("hydra.launcher.") and not override.is_sweep_override():
                 launchers.check_value(key, OmegaConf.select(config, key), override.value())
             if override.is_delete() and key in schema.Config.__dataclass_fields__:
@@ -368,7 +368,7 @@ class Composer:
             raise UserError(f"~{group}: cannot be left out; choose another with {group}=…")
         if group.startswith("hydra/") and (override.package or group not in (launchers.GROUP, "hydra/sweeper")):
             line = shortened(override.input_line)
-            raise UserError(f"{line}: is not to be set; of Hydra's groups {launchers.GROUP} is")
+            raise UserError(f"{line}: is not to be set; of Hydra's groups only {launchers.GROUP} is")
         if group == launchers.GROUP and not override.is_sweep_override():
             launchers.check_installed(str(override.value()))
         options = [name for name in self.loader.get_group_options(group) if name != "schema"]

@@ -205,7 +205,7 @@ def test_no_option_is_a_path(refusal, group, name):
 def test_anchors_that_stand_for_too_much(refusal, tmp_path):
     file = tmp_path / "own" / "experiment" / "own.yaml"
     file.parent.mkdir(parents=True)
-    levels = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"] + [f"a{n}: &a{n} [{f'*a{n - 1}, ' * 9}]" for n in range(1, 10)]
+    levels = ["a0: &a0 [x, x, x, x, x, x, x]"] + [f"a{n}: &a{n} [{f'*a{n - 1}, ' * 7}]" for n in range(1, 6)]
     for text in ("\n".join(levels), "alpha: &a [*a]", "experiment: &a {x: *a}"):
         file.write_text(f"# @package _global_\ndefaults: [function]\n{text}\n", encoding="utf-8")
         line = refusal("--config-dir", str(tmp_path / "own"), "experiment=own")

@@ -6,12 +6,12 @@ finished before the kill are as they were; the store verifies; nothing is left b
 """
 
 import os
+import shutil
 import signal
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import count
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -63,7 +63,7 @@ def check(size: Size, folder: Path) -> list[Row]:
     (folder / "conf" / "experiment").mkdir(parents=True)
     (folder / "conf" / "experiment" / "bare.yaml").write_text(CONFIG, encoding="utf-8")
     rows = []
-    for kind, full, quick in zip(_kinds(folder / "conf"), (120, 55, 25), (3, 1, 0), strict=True):
+    for kind, full, quick in zip(_kinds(folder / "conf"), (130, 60, 30), (3, 1, 0), strict=True):
         if size.pick(full, quick):
             place = folder / kind.name.replace(" ", "_")
             rows.append(_row(kind, size.pick(full, quick), size, place))
@@ -75,20 +75,23 @@ def _row(kind: Kind, kills: int, size: Size, folder: Path) -> Row:
     row = Row(f"SIGKILL at a random instant of {kind.name}")
     began = time.monotonic()
     wanted, seconds = _undisturbed(kind, folder / "whole")
-    for number in count():
-        if row.injected == kills:
-            break
-        random = size.random(kind.name, number)
+
+    def one(worker: int, number: int) -> dict[str, Any]:
         place = folder / str(number)
-        trial = _trial(kind, random, seconds, place)
+        trial = _trial(kind, size.random(kind.name, number), seconds, place)
+        trial.problems += _differences(wanted, place)
+        shutil.rmtree(place, ignore_errors=True)
+        return vars(trial)
+
+    for number, values in enumerate(harness.spread(one, range(kills), timeout=7200)):
+        trial = Trial(**values)
         row.injected += trial.hit
-        problems = [*trial.problems, *_differences(wanted, place)]
         row.lost += trial.lost
         row.duplicated += trial.duplicated
-        row.corrupt += bool(problems)
-        row.survived += trial.hit and not (problems or trial.lost or trial.duplicated)
-        row.problems += [f"kill {number}: {problem}" for problem in problems[:3]]
-    row.note = f"undisturbed {seconds:.1f} s"
+        row.corrupt += bool(trial.problems)
+        row.survived += trial.hit and not (trial.problems or trial.lost or trial.duplicated)
+        row.problems += [f"kill {number}: {problem}" for problem in trial.problems[:3]]
+    row.note = f"undisturbed {seconds:.1f} s; {kills - row.injected} came too late to kill"
     row.seconds = time.monotonic() - began
     return row
 
