@@ -109,7 +109,8 @@ def render(sweep: Sweep, console: Console) -> None:
     metrics = _fitting(sweep, console.width - _width([*columns, *differences]))
     shown = list(metrics.values())
     columns += shown[:1] + differences + shown[1:]
-    table = Table(title=Text(_title(sweep)), title_justify="left", box=box.SIMPLE_HEAD)
+    console.print(Text(_title(sweep), style="italic"), soft_wrap=True)  # a table's own would be as narrow as the table
+    table = Table(box=box.SIMPLE_HEAD)
     for head, *_ in columns:
         table.add_column(Text(head), no_wrap=True)
     for row in zip(*(cells for _, *cells in columns), strict=True):

@@ -74,7 +74,8 @@ def _list(store: Store, arguments: argparse.Namespace, console: Console) -> int:
     console.print(f"{len(found)} runs, {size / 1e6:.1f} MB, in {store.folder}", markup=False, highlight=False)
     for place, what in ((".partial", "trainings to go on with"), (".quarantine", "damaged runs set aside")):
         if count := len(list(store.folder.glob(f"{place}/*"))):
-            console.print(f"{count} {what}, in {store.folder / place}", markup=False, highlight=False, soft_wrap=True)
+            line = f"{what}: {count}, in {store.folder / place}"
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
     for line in damaged:
         console.print(line, markup=False, highlight=False, style="red")
     return FAILED if damaged else OK

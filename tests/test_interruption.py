@@ -14,6 +14,8 @@ import pandas as pd
 import pytest
 from conftest import Outcome, environment, run_program
 
+from hw1.store import Store
+
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
 LATE = 120  # seconds that nothing here takes
 JOB = ["steps=2500", "replicas=2", "vectorize=false", "threads=1"]
@@ -256,3 +258,30 @@ def test_a_killed_parent_takes_its_workers_along(tmp_path, whole_sweep):
     resumed = run_program(tmp_path, ["resume=sweep"])
     assert resumed.code == 0, resumed.err
     assert_same_tables(sweep, whole_sweep)
+
+
+# ---- the store, while it is used ----
+
+
+def runs_command(folder: Path, *words: str) -> Outcome:
+    return run_program(folder, words, command=("-m", "hw1.runs"))
+
+
+def test_runs_in_use_are_not_removed_and_leftovers_are_cleaned(undisturbed):
+    store = Store(undisturbed / "runs")
+    (key,) = store.list()
+    with store.use(key, "the job in outputs/x"):
+        refused = runs_command(undisturbed, "rm", key[:6])
+        assert (refused.code, refused.out) == (2, "")
+        assert refused.err == f"error: run {key[:8]} is in use by the job in outputs/x; wait for it to end\n"
+    assert store.sound(key)
+    store.keep_partial(key, lambda stream: stream.write(b"of a training that has ended"))
+    (undisturbed / "runs" / ".tmp" / f"{key}.0123").mkdir()
+    listed = runs_command(undisturbed, "list")
+    assert "trainings to go on with: 1, in " in listed.out
+    cleaned = runs_command(undisturbed, "clean")
+    assert cleaned.code == 0
+    assert f"removed .partial/{key}" in cleaned.out
+    assert f"removed .tmp/{key}.0123" in cleaned.out
+    assert "2 leftovers removed" in cleaned.out
+    assert runs_command(undisturbed, "verify").out == "1 of 1 runs are whole\n"
