@@ -33,7 +33,7 @@ def execute(config: DictConfig) -> None:
     Nothing that goes wrong in a job is raised: under some launchers that would end the others. Ctrl-C is.
     """
     logging.raiseExceptions = False  # a log that cannot be written is no reason for a traceback
-    with signals.at_work(of_a_pool="n_jobs" in HydraConfig.get().launcher):
+    with signals.at_work():
         try:
             _execute(config)
         except OSError as error:  # not even its result can be written: there is nowhere else to say so

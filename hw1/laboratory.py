@@ -271,6 +271,8 @@ class StateKeeper(Keeper):
         except (OSError, TypeError, UserError) as error:  # TypeError: an optimizer with a state that JSON has not
             log.warning("the state of a training could not be kept, it goes on without: %s", error)
         self.last = time.monotonic()
+        if signals.asked():
+            self.say(f"state of run {self.key[:8]} kept at step {state.notes['step']}")
         signals.obey()
 
 

@@ -22,6 +22,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from hw1 import signals
 from hw1.errors import UserError, one_line, shortened
 
 GROUP = "hydra/launcher"
@@ -182,8 +183,24 @@ def attended(settings: Mapping[str, Any], at_a_time: int) -> Iterator[None]:
     elif kind in ("LocalLauncher", "SlurmLauncher"):
         with _submitit(kind == "LocalLauncher", Path(settings["submitit_folder"]).parent, at_a_time):
             yield
+    elif kind == "JoblibLauncher":
+        with _joblib():
+            yield
     else:
         yield
+
+
+@contextlib.contextmanager
+def _joblib() -> Iterator[None]:
+    """Have workers end with this process, from their start on."""
+    parallel = importlib.import_module("joblib.parallel")
+    usual = parallel.BACKENDS["loky"]
+    ours = functools.partial(usual, initializer=signals.join_pool, initargs=(os.getpid(),))
+    parallel.register_parallel_backend("loky", ours)
+    try:
+        yield
+    finally:
+        parallel.register_parallel_backend("loky", usual)
 
 
 @contextlib.contextmanager

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
 
-GRACE = 0.7  # seconds
+GRACE = 1.2  # seconds
 INTERRUPTED, TERMINATED = 130, 143
 _PR_SET_PDEATHSIG = 1
 _ENDING = (signal.SIGINT, signal.SIGTERM)
@@ -69,22 +69,31 @@ def install(told: Callable[[int], None] | None = None) -> None:
         signal.signal(number, _handle)
 
 
-@contextlib.contextmanager
-def at_work(of_a_pool: bool) -> Iterator[None]:
-    """Around a job, maybe in a process that works for another: there ending signals count as one, however many.
+def join_pool(parent: int) -> None:
+    """In a new worker of a pool: end with the process that started it, by SIGTERM, at once unless it is at a job.
 
-    Args:
-        of_a_pool: if so, that process is a child of the other, and SIGTERM ends it, after the job, or at once between
-            jobs; it also comes (on Linux) when the other is gone. Left to itself a worker would train on for a sweep
-            that is no more, and keep its memory for minutes.
+    Left to itself a worker would train on for a sweep that is no more, and keep its memory for minutes.
     """
+    _install_in_worker()
+    _state.of_a_pool = True
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:  # it was faster
+            os._exit(TERMINATED)
+
+
+def _install_in_worker() -> None:
+    install()
+    _state.patient = True
+    if hasattr(signal, "pthread_sigmask"):  # Ray's workers would not hear it
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
+
+
+@contextlib.contextmanager
+def at_work() -> Iterator[None]:
+    """Around a job, maybe in a process that works for another: there ending signals count as one, however many."""
     if signal.getsignal(signal.SIGINT) is not _handle:
-        install()
-        _state.patient, _state.of_a_pool = True, of_a_pool
-        if hasattr(signal, "pthread_sigmask"):  # Ray's workers would not hear it
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
-        if of_a_pool and sys.platform == "linux":
-            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        _install_in_worker()
     _state.busy = True
     try:
         yield

@@ -20,8 +20,8 @@ from hw1.terminal import RESULT, read_json
 if TYPE_CHECKING:
     from hw1.sweep import Planned
 
-PATIENCE = 0.9  # seconds that jobs have, after a signal to end, to keep their state
-KILL, GIVE_UP = 1.6, 2.2  # seconds after it: workers are killed; what hangs is left
+PATIENCE = 1.4  # seconds that jobs have, after a signal to end, to keep their state
+KILL, GIVE_UP = 1.9, 2.4  # seconds after it: workers are killed; what hangs is left
 STRIKES = 2  # times that a job may be running when a worker is killed, before it is put last, and alone
 LOST = "its process was killed (out of memory?), again when it ran alone"
 

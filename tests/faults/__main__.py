@@ -89,7 +89,8 @@ def _markdown(rows: Sequence[Row], footer: str) -> str:
     sides = ("---" if head in ("injected", "measured") else "---:" for head in HEADS)
     lines = [HEADS, sides, *(_cells(row) for row in rows)]
     table = "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)
-    return f"{table}\n`{footer.partition(' (')[0]}` ({footer.partition(' (')[2]}.\n"
+    head = "# Faults injected, and what came of them\n\nEach row is explained by `python -m tests.faults --list`.\n"
+    return f"{head}\n{table}\n`{footer.partition(' (')[0]}` ({footer.partition(' (')[2]}.\n"
 
 
 def machine() -> str:
