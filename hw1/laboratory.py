@@ -258,6 +258,10 @@ class StateKeeper(Keeper):
         """Let signals wait for the end of a step."""
         return signals.deferred()
 
+    def between_steps(self) -> contextlib.AbstractContextManager[None]:
+        """Let them not wait."""
+        return signals.not_deferred()
+
     def due(self) -> bool:
         """Whether it is time, or a signal came."""
         return signals.asked() or time.monotonic() - self.last >= self.wait

@@ -242,9 +242,10 @@ class _Session:
             self._restore_generators()
             if not self.closed and (self.step % self.plan.steps_per_epoch == 0 or self.step == self.plan.steps):
                 self._close()
-            while self.step < self.plan.steps and "ok" in self.record.status:
-                self._epoch()
-                self._close()
+            with self.keeper.steps():
+                while self.step < self.plan.steps and "ok" in self.record.status:
+                    self._epoch()
+                    self._close()
         for missed in sorted(self.collected):
             if missed > self.step:
                 self._collect(missed)
@@ -310,26 +311,26 @@ class _Session:
         orders = [data_order(self.order_seed, r, epoch, len(targets)) for r in learner.replicas]
         order = torch.stack(orders).to(splits.device)
         self.closed = False
-        with self.keeper.steps():
-            for start, end in islice(self.plan.batches(epoch), taken, None):
-                self._set_rate(self.step)
-                batch = order[:, start:end]
-                losses = learner.losses(splits.inputs("train", batch), targets[batch], self.step)
-                self.optimizer.zero_grad(set_to_none=True)
-                losses.sum().backward()  # replicas share no parameter: the gradient of the sum is each one's own
-                self.optimizer.step()
-                self.losses += losses.detach()
-                self.step += 1
-                self._report(self.step)
-                self._keep_if_due()
+        for start, end in islice(self.plan.batches(epoch), taken, None):
+            self._set_rate(self.step)
+            batch = order[:, start:end]
+            losses = learner.losses(splits.inputs("train", batch), targets[batch], self.step)
+            self.optimizer.zero_grad(set_to_none=True)
+            losses.sum().backward()  # replicas share no parameter: the gradient of the sum is each one's own
+            self.optimizer.step()
+            self.losses += losses.detach()
+            self.step += 1
+            self._report(self.step)
+            self._keep_if_due()
 
     def _close(self) -> None:
         """What follows an epoch's last step, all of it or nothing: see who diverged, evaluate, keep weights."""
         status, rows = list(self.record.status), len(self.record.history)
         losses = self.losses.clone()
         try:
-            self._end_diverged(self.step)
-            self._keep(self.step)
+            with self.keeper.between_steps():
+                self._end_diverged(self.step)
+                self._keep(self.step)
         except KeyboardInterrupt:  # here the state is whole, as far as the last step
             self.record.status[:] = status
             del self.record.history[rows:]

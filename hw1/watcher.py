@@ -51,6 +51,10 @@ class Keeper:
         """Entered while steps are taken: what wants to end the training is to wait until `due` was asked."""
         return contextlib.nullcontext()
 
+    def between_steps(self) -> contextlib.AbstractContextManager[None]:
+        """Entered within `steps` where it need not wait, since whoever is there can go back to the last step."""
+        return contextlib.nullcontext()
+
     def due(self) -> bool:
         """Asked after every step: whether to keep the state now."""
         return False
