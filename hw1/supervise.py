@@ -10,7 +10,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hw1 import compose, signals
 from hw1.errors import one_line, system_words
@@ -62,23 +62,29 @@ class Supervisor:
             alone = not ready
             now = left[:1] if alone else ready
             _launch(self.planned, now)
-            hit = self._running(now)
+            hit = [number for number in now if self._lost(number)]
             strikes.update(hit)
             if alone:
                 self._give_up(hit)
-            ended = [number for number in now if self._status(number) not in (None, "running")]
-            if not hit:
+            ended = [number for number in now if number not in hit and self._result(number)]
+            if alone or not hit:
                 ended = now  # what has not started was not kept from it by a kill
             left = [number for number in left if number not in ended]
             if hit and left and not alone:
                 rest = f"{len(left)} jobs that are left" if len(left) > 1 else "job that is left"
                 print(f"a worker was killed (out of memory?): going on with the {rest}", file=sys.stderr)
 
-    def _status(self, number: int) -> str | None:
-        return read_json(self.planned.folders[number] / RESULT).get("status")
+    def _result(self, number: int) -> dict[str, Any]:
+        return read_json(self.planned.folders[number] / RESULT)
 
-    def _running(self, numbers: Sequence[int]) -> list[int]:
-        return [number for number in numbers if self._status(number) == "running"]
+    def _lost(self, number: int) -> bool:
+        """Whether a job's process was killed; one that lives could not write how its job ended, and would not again."""
+        import psutil
+
+        result = self._result(number)
+        host, process = result.get("process", ("", 0))
+        lives = host == platform.node() and psutil.pid_exists(process)
+        return result.get("status") == "running" and not lives
 
     def _give_up(self, numbers: Sequence[int]) -> None:
         for number in numbers:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import platform
 import re
 import signal
 import subprocess
@@ -14,6 +15,7 @@ import pandas as pd
 import pytest
 from conftest import Outcome, environment, run_program
 
+from hw1 import compose, supervise, sweep
 from hw1.store import Store
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
@@ -268,6 +270,30 @@ def test_a_worker_that_has_not_begun_ends_with_its_parent(tmp_path):
     program.wait_until(lambda: len(program.workers()) > 2)  # trackers of resources are the first
     program.process.kill()
     program.ended()
+
+
+@pytest.mark.parametrize(("killed", "launches"), [(False, 1), (True, 3)])
+def test_only_a_killed_job_is_launched_again(tmp_path, monkeypatch, capsys, killed, launches):
+    """A job whose result could not be written is said to run as well, but its process lives."""
+    monkeypatch.chdir(tmp_path)
+    planned = sweep.plan(compose.parse(["seed=0,1", "-m", "hydra.sweep.dir=sweep"]))
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    launched = []
+
+    def launch(arguments, jobs, side_by_side):
+        launched.append(list(jobs))
+        for number in jobs:
+            result = {"status": "running", "process": [platform.node(), gone.pid if killed else os.getpid()]}
+            if number == 1:
+                result = {"status": "ok"}
+            (planned.folder / str(number)).mkdir(parents=True, exist_ok=True)
+            (planned.folder / str(number) / "result.json").write_text(json.dumps(result), encoding="utf-8")
+
+    monkeypatch.setattr(compose, "launch", launch)
+    supervise.Supervisor(planned, lambda: None)._rounds()
+    assert launched == [[0, 1], [0], [0]][:launches]
+    assert ("a worker was killed" in capsys.readouterr().err) == killed
 
 
 # ---- the store, while it is used ----
