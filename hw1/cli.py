@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, NoReturn
 from hw1 import __version__
 from hw1.errors import UserError, one_line, system_words
 from hw1.paths import conf_dir
+from hw1.signals import INTERRUPTED, TERMINATED
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from hw1.sweep import Planned
 
-OK, FAILED, BAD_INPUT, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
+OK, FAILED, BAD_INPUT = 0, 1, 2
 NAMES = (
     "experiment dataset model optimizer loss control batch_size epochs steps depth width alpha seed init_seed "
     "order_seed replicas device threads jobs"
@@ -134,7 +135,8 @@ def help_text() -> str:
         "",
         "  python -m hw1 --cfg job                      the whole configuration",
         "  python -m hw1 resume=multirun/<date>/<time>  finish what a crash, a kill or a failure left of a sweep",
-        "  python -m hw1.runs list | show | verify | rm the store of trained networks",
+        "  python -m hw1 … -m hydra/launcher=slurm      on a cluster: slurm or ray; docs/clusters.md",
+        "  python -m hw1.runs --help                    the store of trained networks: list, show, verify, rm, clean",
         "",
         "Results: outputs/<date>/<time>, or multirun/<date>/<time> with -m. Exit codes: 0 all jobs ok, 1 some failed,",
         "2 bad input (nothing started), 130 interrupted, 143 terminated. HYDRA_FULL_ERROR=1 shows tracebacks.",

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
 
-GRACE = 1.2  # seconds
+GRACE = 1.2  # seconds; whoever ends the others has to wait longer (supervise.PATIENCE)
 INTERRUPTED, TERMINATED = 130, 143
 _PR_SET_PDEATHSIG = 1
 _ENDING = (signal.SIGINT, signal.SIGTERM)
@@ -32,18 +32,14 @@ class _State:
     asked: int | None = None  # the signal that waits to be obeyed
     ending: int | None = None  # the first signal that asked to end
     depth: int = 0  # of `deferred`
-    patient: bool = False
-    of_a_pool: bool = False
+    patient: bool = False  # however many ending signals, they count as one
+    of_a_pool: bool = False  # SIGTERM ends this process, not just its job
     busy: bool = False  # with a job
     told: Callable[[int], None] | None = None
     before: dict[int, Any] = field(default_factory=dict)  # signal → the handler that was there before ours
 
 
 _state = _State()
-
-
-class Terminated(KeyboardInterrupt):
-    """SIGTERM came."""
 
 
 class Requeued(SystemExit):
@@ -182,11 +178,9 @@ def _do(number: int) -> None:
             _state.before[number](number, None)
         except SystemExit as error:
             raise Requeued(error.code) from error
-    elif number == signal.SIGTERM:
-        if _state.of_a_pool and not _state.busy:
+    elif number in _ENDING:
+        if number == signal.SIGTERM and _state.of_a_pool and not _state.busy:
             os._exit(TERMINATED)
-        raise Terminated
-    elif number == signal.SIGINT:
         raise KeyboardInterrupt
 
 

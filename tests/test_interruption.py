@@ -139,13 +139,21 @@ def test_a_job_that_is_asked_to_keep_its_state_goes_on(tmp_path, undisturbed):
     assert weights(tmp_path) == weights(undisturbed)
 
 
-def test_a_killed_job_goes_on_from_its_last_checkpoint(tmp_path, undisturbed):
-    words = [*JOB, "checkpoint.minutes=0.005"]
-    program = Program(tmp_path, words)
-    program.wait_until(lambda: bool(list(tmp_path.glob("runs/.partial/*"))))
+OFTEN = [*JOB, "checkpoint.minutes=0.005"]
+
+
+def killed_with_a_state(folder: Path) -> Path:
+    """A job that was killed once it had kept a state; the state's file."""
+    program = Program(folder, OFTEN)
+    program.wait_until(lambda: bool(list(folder.glob("runs/.partial/*"))))
     program.process.kill()
     program.ended()
-    again = run_program(tmp_path, words)
+    return only(folder, "runs/.partial/*")
+
+
+def test_a_killed_job_goes_on_from_its_last_checkpoint(tmp_path, undisturbed):
+    killed_with_a_state(tmp_path)
+    again = run_program(tmp_path, OFTEN)
     assert again.code == 0, again.err
     log = sorted(tmp_path.glob("outputs/*/*/hw1.log"))[-1].read_text()
     assert re.search(r"goes on from step \d+", log)
@@ -153,16 +161,11 @@ def test_a_killed_job_goes_on_from_its_last_checkpoint(tmp_path, undisturbed):
 
 
 def test_a_damaged_state_is_named_and_not_believed(tmp_path, undisturbed):
-    words = [*JOB, "checkpoint.minutes=0.005"]
-    program = Program(tmp_path, words)
-    program.wait_until(lambda: bool(list(tmp_path.glob("runs/.partial/*"))))
-    program.process.kill()
-    program.ended()
-    state = only(tmp_path, "runs/.partial/*")
+    state = killed_with_a_state(tmp_path)
     content = bytearray(state.read_bytes())
     content[len(content) // 2] ^= 1
     state.write_bytes(content)
-    again = run_program(tmp_path, words)
+    again = run_program(tmp_path, OFTEN)
     assert again.code == 0
     assert len(again.err.splitlines()) == 1
     assert "begins anew: its state was damaged" in again.err

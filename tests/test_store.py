@@ -354,12 +354,18 @@ def _hold(folder: str, holding, let_go) -> None:
         let_go.wait(60)
 
 
-def test_the_second_process_waits_and_says_so(store):
+def elsewhere(act, store):
+    """A process that holds or uses the run until the event that comes with it is set."""
     context = multiprocessing.get_context("fork")
-    holding, let_go = context.Event(), context.Event()
-    holder = context.Process(target=_hold, args=(str(store.folder), holding, let_go))
-    holder.start()
-    assert holding.wait(60)
+    begun, let_go = context.Event(), context.Event()
+    process = context.Process(target=act, args=(str(store.folder), begun, let_go))
+    process.start()
+    assert begun.wait(60)
+    return process, let_go
+
+
+def test_the_second_process_waits_and_says_so(store):
+    holder, let_go = elsewhere(_hold, store)
     told = []
 
     def waiting():
@@ -375,11 +381,7 @@ def test_the_second_process_waits_and_says_so(store):
 
 
 def test_a_killed_holder_holds_nothing(store):
-    context = multiprocessing.get_context("fork")
-    holding, let_go = context.Event(), context.Event()
-    holder = context.Process(target=_hold, args=(str(store.folder), holding, let_go))
-    holder.start()
-    assert holding.wait(60)
+    holder, _ = elsewhere(_hold, store)
     holder.kill()
     holder.join()
     with store.lock(KEY, lambda: pytest.fail("waits for a dead process")):
@@ -428,11 +430,7 @@ def _use(folder: str, using, let_go) -> None:
 
 
 def test_what_a_live_job_uses_is_not_removed(filled):
-    context = multiprocessing.get_context("fork")
-    using, let_go = context.Event(), context.Event()
-    user = context.Process(target=_use, args=(str(filled.folder), using, let_go))
-    user.start()
-    assert using.wait(60)
+    user, let_go = elsewhere(_use, filled)
     with pytest.raises(UserError, match=f"run {KEY[:8]} is in use by the job in multirun/x/3"):
         filled.remove(KEY)
     assert filled.holds(KEY)
@@ -445,11 +443,7 @@ def test_what_a_live_job_uses_is_not_removed(filled):
 
 
 def test_what_a_live_job_trains_is_not_removed_and_force_is_stronger(filled):
-    context = multiprocessing.get_context("fork")
-    holding, let_go = context.Event(), context.Event()
-    holder = context.Process(target=_hold, args=(str(filled.folder), holding, let_go))
-    holder.start()
-    assert holding.wait(60)
+    holder, let_go = elsewhere(_hold, filled)
     with pytest.raises(UserError, match="is being trained or checked by a live job"):
         filled.remove(KEY)
     filled.remove(KEY, force=True)
@@ -459,11 +453,7 @@ def test_what_a_live_job_trains_is_not_removed_and_force_is_stronger(filled):
 
 
 def test_a_killed_user_uses_nothing(filled):
-    context = multiprocessing.get_context("fork")
-    using, let_go = context.Event(), context.Event()
-    user = context.Process(target=_use, args=(str(filled.folder), using, let_go))
-    user.start()
-    assert using.wait(60)
+    user, _ = elsewhere(_use, filled)
     user.kill()
     user.join()
     assert len(list((filled.folder / ".locks").glob("*.use"))) == 1
@@ -554,11 +544,7 @@ def test_clean_takes_what_killed_processes_left_and_no_more(filled):
 
 
 def test_clean_leaves_what_somebody_works_at(store):
-    context = multiprocessing.get_context("fork")
-    holding, let_go = context.Event(), context.Event()
-    holder = context.Process(target=_hold, args=(str(store.folder), holding, let_go))
-    holder.start()
-    assert holding.wait(60)
+    holder, let_go = elsewhere(_hold, store)
     (store.folder / ".tmp").mkdir()
     (store.folder / ".tmp" / f"{KEY}.0123").mkdir()
     assert store.clean() == []

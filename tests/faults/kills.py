@@ -2,16 +2,17 @@
 
 Killed are the process that was started, one that works for it, or all of them. Demanded: the next command ends with
 exit code 0; tables, weights and histories are those of an undisturbed sweep, byte for byte; jobs and runs that were
-finished before the kill are as they were; the store verifies; nothing is left but what the docs name.
+finished before the kill are as they were; the store verifies; no process and no file is left but what the docs name.
 """
 
+import contextlib
 import os
 import shutil
 import signal
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -123,7 +124,7 @@ def _trial(kind: Kind, random: Random, seconds: float, folder: Path) -> Trial:
         hit = _kill(child[0], random.choice(kind.killed), folder)
         harness.finish(child)
     before = _finished(folder)
-    problems = []
+    problems = _still_there(child[0])
     words = kind.again if (folder / "out" / "sweep.json").exists() else kind.words  # killed before it had a plan
     for attempt in range(AGAIN):
         done = harness.command_line(words, folder, _search)
@@ -170,6 +171,22 @@ def _kill(process: int, whom: str, folder: Path) -> bool:
     return alive
 
 
+def _still_there(session: int) -> list[str]:
+    """Processes of a session that go on although the one that began it is gone."""
+    import psutil
+
+    late = time.monotonic() + 20
+    while True:
+        left = []
+        for process in psutil.process_iter(["status", "cmdline"]):
+            with contextlib.suppress(ProcessLookupError, psutil.Error):
+                if os.getsid(process.pid) == session and process.info["status"] != psutil.STATUS_ZOMBIE:
+                    left.append(f"still there: {' '.join(process.info['cmdline'])[-80:]}")
+        if not left or time.monotonic() > late:
+            return left
+        time.sleep(0.1)
+
+
 def _finished(folder: Path) -> dict[str, bytes]:
     """Jobs and runs that are done, each with something that says by whom."""
     from hw1.terminal import read_json
@@ -209,7 +226,7 @@ def _differences(wanted: dict[str, bytes], folder: Path) -> list[str]:
 
 def _controls(kinds: Sequence[Kind], size: Size, folder: Path) -> dict[str, bool]:
     """Variants with something missing, which some of a few kills must show."""
-    from hw1 import sweep, training
+    from hw1 import launchers, sweep, training
 
     restore, write_plan = training._Session.restore, sweep.write_plan
 
@@ -230,7 +247,13 @@ def _controls(kinds: Sequence[Kind], size: Size, folder: Path) -> dict[str, bool
                     return True
         return False
 
-    return {
+    found = {
         "goes on without the optimizer's state": shows(kinds[0], "forgetful", training._Session, restore=forgetful),
         "resume that begins anew": shows(kinds[1], "anew", sweep, write_plan=anew),
     }
+    if not size.quick:
+        orphaned = replace(kinds[2], killed=("parent",))
+        found["workers that outlive their sweep"] = shows(
+            orphaned, "orphans", launchers, _joblib=contextlib.nullcontext
+        )
+    return found
