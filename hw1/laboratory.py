@@ -19,7 +19,7 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from hw1 import parts, signals, training
+from hw1 import parts, seeds, signals, training
 from hw1.data import Dataset
 from hw1.errors import UserError, system_words
 from hw1.files import read_table
@@ -99,7 +99,7 @@ class Run:
     def initial(self, replica: int) -> nn.Module:
         """One network as it was before training, on the device, in evaluation mode."""
         make = make_model(self.recipe, self.dataset, self.machine)
-        model = training.initial_model(make, self.recipe.init_seed, replica)  # leaves the global generator alone
+        model = seeds.initial_model(make, self.recipe.init_seed, replica)  # leaves the global generator alone
         return place(model, torch.device(self.machine.device), getattr(torch, self.recipe.dtype)).eval()
 
     def loss(self) -> nn.Module:
@@ -166,7 +166,7 @@ class Laboratory:
     def _train(self, key: str, recipe: Recipe, dataset: Dataset) -> None:
         allow, machine = self.machine.allow_targets, self.machine
         make = make_model(recipe, dataset, machine)
-        sample = training.initial_model(make, recipe.init_seed, 0)
+        sample = seeds.initial_model(make, recipe.init_seed, 0)
         check_output(sample, dataset)
         shape = architecture(sample, dataset.input_shape)
         count = f"{recipe.replicas} replica{'s' * (recipe.replicas > 1)}"
@@ -191,6 +191,8 @@ class Laboratory:
             vectorize=recipe.vectorize,
             watcher=self.watcher,
             keeper=keeper,
+            threads=machine.threads,
+            precision=recipe.precision,
         )
         seconds = keeper.seconds()
         info = {
@@ -202,7 +204,7 @@ class Laboratory:
             "steps_per_epoch": plan.steps_per_epoch,
             "examples": {split: dataset.size(split) for split in ("train", "validation", "test")},
             "data_sha256": dataset.sha256,
-            "stacked": trained.stacked,
+            "arrangement": str(trained.arrangement),
             "wall_seconds": round(seconds, 3),
             "examples_per_second": round(plan.steps * plan.batch_size * recipe.replicas / seconds, 1),
             "resumed_at_steps": keeper.resumed_at,
@@ -236,7 +238,7 @@ class StateKeeper(Keeper):
         self.wait = math.inf if minutes is None else 60 * minutes
         self.started = self.last = time.monotonic()
         self.seconds_before = 0.0  # in processes that have ended
-        self.resumed_at: list[int] = []  # steps
+        self.resumed_at: list[list[int]] = []  # steps of its groups of replicas
 
     def seconds(self) -> float:
         """What the training has taken, in all processes."""
@@ -249,18 +251,17 @@ class StateKeeper(Keeper):
             return None
         length = int.from_bytes(content[:8], "little")
         notes = json.loads(json.loads(content[8 : 8 + length])["__metadata__"]["notes"])
-        self.seconds_before, self.resumed_at = notes["seconds"], [*notes["resumed_at"], notes["step"]]
-        replica = f", replica {len(notes['done']) + 1}" if notes["done"] else ""
-        self.say(f"run {self.key[:8]} goes on from step {notes['step']}{replica}")
+        self.seconds_before, self.resumed_at = notes["seconds"], [*notes["resumed_at"], notes["steps"]]
+        self.say(f"run {self.key[:8]} goes on from {_steps(notes)}")
         return Kept(safetensors.torch.load(content), notes)
 
     def steps(self) -> contextlib.AbstractContextManager[None]:
         """Let signals wait for the end of a step."""
         return signals.deferred()
 
-    def between_steps(self) -> contextlib.AbstractContextManager[None]:
-        """Let them not wait."""
-        return signals.not_deferred()
+    def hurried(self) -> bool:
+        """Whether a signal came."""
+        return signals.asked()
 
     def due(self) -> bool:
         """Whether it is time, or a signal came."""
@@ -276,8 +277,14 @@ class StateKeeper(Keeper):
             log.warning("the state of a training could not be kept, it goes on without: %s", error)
         self.last = time.monotonic()
         if signals.asked():
-            self.say(f"state of run {self.key[:8]} kept at step {state.notes['step']}")
+            self.say(f"state of run {self.key[:8]} kept at {_steps(state.notes)}")
         signals.obey()
+
+
+def _steps(notes: Mapping[str, Any]) -> str:
+    """ "step 70", or where several groups of replicas train "steps 70, 68, 0"."""
+    steps = notes["steps"]
+    return f"step{'s' * (len(steps) > 1)} {', '.join(map(str, steps))}"
 
 
 def write_tensors(stream: Writable, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
@@ -312,7 +319,7 @@ def resident(dataset: Dataset, device: str, dtype: str) -> Splits:
     return Splits.of(dataset, torch.device(device), getattr(torch, dtype))
 
 
-def make_model(recipe: Recipe, dataset: Dataset, machine: Machine) -> training.MakeModel:
+def make_model(recipe: Recipe, dataset: Dataset, machine: Machine) -> seeds.MakeModel:
     """What builds a freshly initialised network of a recipe, for the data set's inputs and outputs."""
     return partial(
         parts.build,

@@ -204,6 +204,12 @@ def dropout_shapes(model: nn.Module, input_shape: tuple[int, ...]) -> dict[str, 
     return {name: shape for name, _, shape in _trace(model, input_shape, (Dropout,))}
 
 
+def outputs_of(model: nn.Module, input_shape: tuple[int, ...]) -> int:
+    """How many numbers all layers together give for one example."""
+    leaves = tuple({type(module) for module in model.modules() if not list(module.children())})
+    return sum(math.prod(shape) for _, _, shape in _trace(model, input_shape, leaves))
+
+
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[nn.Module]:
     """Eval mode for the duration of the block; then every module is in the mode it was in before."""

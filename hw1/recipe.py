@@ -17,8 +17,8 @@ from hw1.errors import UserError
 # Whose code decides what weights a recipe gives. Measures, tables and figures are not among them; nor are the loaders
 # of data, whose arrays are in the key themselves.
 TRAINING_MODULES = (
-    "hw1.design", "hw1.measures.performance", "hw1.models", "hw1.resident",
-    "hw1.schedule", "hw1.training",
+    "hw1.captured", "hw1.crew", "hw1.design", "hw1.learner", "hw1.measures.performance", "hw1.models", "hw1.resident",
+    "hw1.schedule", "hw1.seeds", "hw1.session", "hw1.stacked", "hw1.training",
 )  # fmt: skip
 KEY_LENGTH = 32
 LOSSES = {  # target → option, and the task that it is for
@@ -52,6 +52,7 @@ class Recipe:
     evaluate_every: int | None
     vectorize: bool | str
     dtype: str
+    precision: str
     deterministic: bool
     device: str
     threads: int | str
@@ -120,7 +121,13 @@ def _module_digest(module: str) -> str:
     spec = importlib.util.find_spec(module)  # finds the file without running it: no torch needed
     assert spec is not None
     assert spec.origin is not None
-    return hashlib.sha256(bare_code(Path(spec.origin).read_text(encoding="utf-8")).encode()).hexdigest()
+    return source_digest(Path(spec.origin))
+
+
+@cache
+def source_digest(file: Path) -> str:
+    """SHA-256 of a Python file's `bare_code`."""
+    return hashlib.sha256(bare_code(file.read_text(encoding="utf-8")).encode()).hexdigest()
 
 
 def bare_code(source: str) -> str:
@@ -167,6 +174,8 @@ def check_fits(recipe: Recipe, dataset: data.Dataset) -> None:
     if recipe.optimizer.get("nesterov") and not recipe.optimizer.get("momentum"):
         momentum = recipe.optimizer.get("momentum")
         raise UserError(f"optimizer.momentum={momentum}: must be above 0 with optimizer.nesterov=true")
+    if recipe.precision != "highest" and recipe.dtype != "float32":
+        raise UserError(f"precision={recipe.precision}: is for dtype=float32, not {recipe.dtype}")
     option, task = LOSSES.get(str(recipe.loss.get("_target_")), ("", dataset.task))
     if task != dataset.task:
         fitting = " or ".join(f"loss={name}" for name, other in LOSSES.values() if other == dataset.task)

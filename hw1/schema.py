@@ -102,6 +102,7 @@ class Config:
     evaluate_every: Count | None  # epochs between two rows of the history; null: at most 200 rows
     vectorize: bool | Literal["auto"]  # replicas stacked under vmap, or one after another
     dtype: Literal["float32", "float64"]
+    precision: Literal["highest", "tf32", "bf16"]  # of the products in a training step
     deterministic: bool
     checkpoint: Checkpoint
     device: Annotated[str, "device"]

@@ -126,17 +126,6 @@ def deferred() -> Iterator[None]:
             _alarm(0)
 
 
-@contextlib.contextmanager
-def not_deferred() -> Iterator[None]:
-    """Within `deferred`: let signals not wait for the duration of the block, nor the one that does."""
-    depth, _state.depth = _state.depth, 0
-    try:
-        obey()
-        yield
-    finally:
-        _state.depth = depth
-
-
 def obey() -> None:
     """Do what the signal that waits asks for. Raises: KeyboardInterrupt or Requeued if it asks to end."""
     number, _state.asked = _state.asked, None

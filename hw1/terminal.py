@@ -190,7 +190,7 @@ class Reporter(Watcher):
                 words += f", {label} {progress.row[name]:.4f}"
         words += f", {progress.examples_per_second:,.0f} examples/s"
         if progress.of_replicas > len(progress.replicas):
-            words += f", replica {progress.replicas[0] + 1}/{progress.of_replicas}"
+            words += f", replica {', '.join(str(r + 1) for r in progress.replicas)} of {progress.of_replicas}"
         self.done = (self.run + progress.done) / self.of_runs
         write_json(self.file, {"done": self.done, "words": words})
 

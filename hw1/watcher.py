@@ -51,9 +51,9 @@ class Keeper:
         """Entered while steps are taken: what wants to end the training is to wait until `due` was asked."""
         return contextlib.nullcontext()
 
-    def between_steps(self) -> contextlib.AbstractContextManager[None]:
-        """Entered within `steps` where it need not wait, since whoever is there can go back to the last step."""
-        return contextlib.nullcontext()
+    def hurried(self) -> bool:
+        """Whether what wants to end the training waits for `due` to be asked: then nobody should be long."""
+        return False
 
     def due(self) -> bool:
         """Asked after every step: whether to keep the state now."""

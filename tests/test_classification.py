@@ -213,7 +213,8 @@ def measured(tmp_path_factory):
         schedule={"kind": "constant", "warmup": 0.0, "drop_every": 0.3, "drop_factor": 0.1, "scaling": "none",
                   "hold": "epochs", "reference_batch_size": 64},
         batch_size=20, epochs=2, steps=None, init_seed=0, order_seed=0, replicas=2, collect_every=None,
-        evaluate_every=None, vectorize="auto", dtype="float32", deterministic=True, device="cpu", threads=1,
+        evaluate_every=None, vectorize="auto", dtype="float32", precision="highest",
+        deterministic=True, device="cpu", threads=1,
     )  # fmt: skip
     return lambda **changes: lab.run(replace(base, **changes))
 

@@ -16,7 +16,7 @@ import yaml
 from omegaconf import OmegaConf
 from torch import nn
 
-from hw1 import laboratory, training
+from hw1 import laboratory, seeds, training
 from hw1.errors import UserError
 from hw1.files import read_table
 from hw1.laboratory import Laboratory, check_output
@@ -57,8 +57,8 @@ def recipe(files):
         dataset={"_target_": NPZ, "path": str(files / "images.npz"), "standardize": True, **SPLIT},
         model=MLP | {"widths": None, "budget": None}, optimizer={"_target_": "torch.optim.Adam", "lr": 1e-2},
         loss=ENTROPY, schedule=SCHEDULE, batch_size=50, epochs=2, steps=None, init_seed=0, order_seed=0, replicas=2,
-        collect_every=1, evaluate_every=None, vectorize="auto", dtype="float32", deterministic=True, device="cpu",
-        threads="auto",
+        collect_every=1, evaluate_every=None, vectorize="auto", dtype="float32", precision="highest",
+        deterministic=True, device="cpu", threads="auto",
     )  # fmt: skip
 
 
@@ -111,7 +111,8 @@ def test_what_is_stored(lab, recipe):
     info = json.loads((run.folder / "run.json").read_text())
     assert info["key"] == run.folder.name == run.key
     assert info["examples"] == {"train": 180, "validation": 150, "test": 130}
-    assert (info["steps"], info["steps_per_epoch"], info["status"], info["stacked"]) == (8, 4, ["ok", "ok"], True)
+    assert (info["steps"], info["steps_per_epoch"], info["status"]) == (8, 4, ["ok", "ok"])
+    assert info["arrangement"] == "stacked 2, 1 at a time, 1 thread each"
     assert info["parameters"] == 37 * 5 + 2 * 5 + 6 * 3
     assert torch.__version__.startswith(info["versions"]["torch"])
     assert run.epochs == ["0", "1", "2"]
@@ -325,11 +326,11 @@ def test_data_sets_are_laid_out_as_bytes_and_scaled_on_the_way(recipe, tmp_path)
     assert laboratory.resident(dataset, "cpu", "float64") is laboratory.resident(dataset, "cpu", "float64")
 
 
-def test_inputs_do_not_write_into_floats(regression, tmp_path):
+def test_inputs_are_no_views_of_floats(regression, tmp_path):
     splits = laboratory.resident(load_dataset(regression, tmp_path), "cpu", "float64")
-    splits = replace(splits, scale=splits.scale * 3)
     before = splits.raw["train"].clone()
-    splits.inputs("train", slice(None))
+    for rows in (slice(None), torch.arange(3)):
+        splits.inputs("train", rows).mul_(3)
     assert torch.equal(splits.raw["train"], before)
 
 
@@ -338,5 +339,5 @@ def test_make_model_draws_what_training_starts_from(lab, recipe):
     make = laboratory.make_model(recipe, run.dataset, run.machine)
     assert isinstance(make, partial)
     for replica in range(2):
-        start = training.initial_model(make, recipe.init_seed, replica).state_dict()
+        start = seeds.initial_model(make, recipe.init_seed, replica).state_dict()
         assert all(torch.equal(value, run.weights("0")[name][replica]) for name, value in start.items())

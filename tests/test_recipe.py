@@ -35,7 +35,8 @@ BASE = Recipe(
                "fused": True},
     loss={"_target_": "torch.nn.CrossEntropyLoss", "label_smoothing": 0.0},
     schedule=SCHEDULE, batch_size=64, epochs=5, steps=None, init_seed=0, order_seed=0, replicas=3, collect_every=None,
-    evaluate_every=None, vectorize="auto", dtype="float32", deterministic=True, device="cpu", threads="auto",
+    evaluate_every=None, vectorize="auto", dtype="float32", precision="highest", deterministic=True,
+    device="cpu", threads="auto",
 )  # fmt: skip
 DATA, CODE, TORCH = "d" * 64, "c" * 64, "2.10.0+cpu"
 
@@ -85,7 +86,7 @@ CHANGED = {
     "optimizer": {**BASE.optimizer, "lr": 2e-3}, "loss": {**BASE.loss, "label_smoothing": 0.1},
     "schedule": {**SCHEDULE, "kind": "cosine"}, "batch_size": 65, "epochs": 6, "steps": 7, "init_seed": 1,
     "order_seed": 1, "replicas": 4, "collect_every": 1, "evaluate_every": 1, "vectorize": False, "dtype": "float64",
-    "deterministic": False, "device": "cuda", "threads": 1,
+    "precision": "bf16", "deterministic": False, "device": "cuda", "threads": 1,
 }  # fmt: skip
 
 
@@ -111,16 +112,16 @@ def test_keys_do_not_depend_on_order_spelling_or_place():
 
 
 FROZEN = [
-    ({}, DATA, CODE, TORCH, "44908a385fcd6792e4e9ec7f8568c47f"),
-    ({"batch_size": 256}, DATA, CODE, TORCH, "0aa56d97c3cdb7888c29b3d8628735b2"),
-    ({"epochs": None, "steps": 4000}, DATA, CODE, TORCH, "02ed70a0ad8cc44445467cc8389ef187"),
-    ({"init_seed": 2**63 - 1}, DATA, CODE, TORCH, "dae0401992dda715265b94204407f5f6"),
-    ({"replicas": 1, "vectorize": True}, DATA, CODE, TORCH, "5efcb1b7823bb0a03f3a0474890eb4b2"),
-    ({"dtype": "float64", "threads": 2}, DATA, CODE, TORCH, "36faf4d7e4f9c41bee9eab962d757da1"),
-    ({"optimizer": {"_target_": "torch.optim.SGD", "lr": 0.05}}, DATA, CODE, TORCH, "811e6d79533dd3d92ecb158f337292ce"),
-    ({"model": {"_target_": "own.Né", "layers": [1, 2.5]}}, DATA, CODE, TORCH, "f146a60c654088182d95a76ff7fdd027"),
-    ({}, "0" * 64, CODE, TORCH, "5d8d9ee877d6349379e9d2cc5cf63c8a"),
-    ({}, DATA, "0" * 64, "3.0.1", "1f1f577cba298576ab7bf907c7c60a0d"),
+    ({}, DATA, CODE, TORCH, "2be60a09d3a4369edbeb26a3c6569e47"),
+    ({"batch_size": 256}, DATA, CODE, TORCH, "6f5700a5440c8a9b18b322e22592b3ae"),
+    ({"epochs": None, "steps": 4000}, DATA, CODE, TORCH, "0de730d16668538e3ab0b73b8e682a77"),
+    ({"init_seed": 2**63 - 1}, DATA, CODE, TORCH, "9ec3759941e21c949dbd38d6c3375cea"),
+    ({"replicas": 1, "vectorize": True}, DATA, CODE, TORCH, "23b84158fcca876aa081fe4919fd4a5d"),
+    ({"dtype": "float64", "threads": 2}, DATA, CODE, TORCH, "c5bbb2b518489bb26c24b4152d14b201"),
+    ({"optimizer": {"_target_": "torch.optim.SGD", "lr": 0.05}}, DATA, CODE, TORCH, "a3216a35c655b74f29ed10223b8196da"),
+    ({"model": {"_target_": "own.Né", "layers": [1, 2.5]}}, DATA, CODE, TORCH, "fec94cef4f953a4d8d81723122ced107"),
+    ({}, "0" * 64, CODE, TORCH, "5b3079be5f64b686c314c6107bcbf9fe"),
+    ({}, DATA, "0" * 64, "3.0.1", "e0b636efcdc2cd903510c2d925490038"),
 ]
 
 
@@ -354,6 +355,7 @@ DROPS = {"schedule": SCHEDULE | {"kind": "step", "scaling": "linear"}}
 ACT = [
     *[({}, name, value) for name, value in {
         "batch_size": 11, "epochs": 3, "steps": 5, "init_seed": 1, "order_seed": 1, "replicas": 2, "dtype": "float64",
+        "precision": "bf16",
         "dataset__validation": 21, "dataset__split_seed": 1, "dataset__subset": 30, "dataset__label_noise": 0.5,
         "dataset__standardize": False,
         "schedule__kind": "cosine", "schedule__warmup": 0.5, "schedule__scaling": "sqrt", "schedule__hold": "steps",

@@ -35,7 +35,7 @@ def show(screen: Console, jobs: dict, states: dict, seconds: float = 0.0) -> Non
         display.progress.refresh()
 
 
-WORDS = "epoch 1.5/2, loss 0.2359, accuracy 0.9237, 6,593 examples/s, replica 1/3"
+WORDS = "epoch 1.5/2, loss 0.2359, accuracy 0.9237, 6,593 examples/s, replica 1 of 3"
 
 
 @pytest.mark.parametrize("width", [80, 120])
@@ -104,7 +104,7 @@ def test_the_reporter_writes_where_the_display_looks_and_a_line_into_the_log(tmp
     reporter.progress(progress())
     assert json.loads((tmp_path / PROGRESS).read_text()) == {
         "done": 0.1,
-        "words": "epoch 1.2/5, loss 0.2359, accuracy 0.9237, 6,593 examples/s, replica 1/3",
+        "words": "epoch 1.2/5, loss 0.2359, accuracy 0.9237, 6,593 examples/s, replica 1 of 3",
     }
     reporter.progress(progress(replicas=[0, 1, 2], row={}))
     assert read_json(tmp_path / PROGRESS)["words"] == "epoch 1.2/5, 6,593 examples/s"

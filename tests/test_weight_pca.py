@@ -44,7 +44,8 @@ RECIPE = Recipe(
     dataset={"_target_": "hw1.sources.digits", "standardize": True, **SPLIT}, model=MLP,
     optimizer={"_target_": "torch.optim.Adam", "lr": 1e-2}, loss={"_target_": "torch.nn.CrossEntropyLoss"},
     schedule=SCHEDULE, batch_size=60, epochs=3, steps=None, init_seed=0, order_seed=0, replicas=4, collect_every=1,
-    evaluate_every=None, vectorize="auto", dtype="float32", deterministic=True, device="cpu", threads="auto",
+    evaluate_every=None, vectorize="auto", dtype="float32", precision="highest",
+    deterministic=True, device="cpu", threads="auto",
 )  # fmt: skip
 
 

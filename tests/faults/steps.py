@@ -49,8 +49,16 @@ def _cases(steps: int) -> Iterator[tuple[str, Callable[..., Any]]]:
             settings = plan | {"replicas": 2, "vectorize": vectorize}
             words = f"mlp, {rule}, {'stacked' if vectorize else 'one after another'}"
             yield words, partial(fit, classes(VECTOR), MLP, OPTIMIZERS[rule], **settings)
+        yield f"mlp, {rule}, side by side", partial(_side_by_side, fit, classes(VECTOR), MLP, OPTIMIZERS[rule], plan)
         yield f"cnn, {rule}", partial(fit, classes(IMAGE), CNN, OPTIMIZERS[rule], **plan)
         yield f"global generator, {rule}", partial(fit, classes(VECTOR), own, OPTIMIZERS[rule], **plan)
+
+
+def _side_by_side(fit: Callable[..., Any], splits: Any, make: Any, optimizer: Any, plan: Any, **keys: Any) -> Any:
+    from hw1 import training
+
+    with replaced(training, SIDE_BY_SIDE_WORK=0):
+        return fit(splits, make, optimizer, replicas=3, threads=2, **plan, **keys)
 
 
 def _recorded(fit: Callable[..., Any], store: Path) -> tuple[Any, list[bytes]]:
@@ -93,26 +101,26 @@ def _difference(one: Any, other: Any) -> str | None:
 
 def _controls(name: str, fit: Callable[..., Any], store: Path) -> Iterator[tuple[str, bool]]:
     """States that lack something must show."""
-    from hw1 import training
+    from hw1 import session
     from hw1.watcher import Kept
 
-    restore = training._Session.restore
+    restore = session.Session.restore
 
     def without(part: str) -> Callable[..., None]:
-        def lacking(session: Any, kept: Kept) -> None:
+        def lacking(one: Any, kept: Kept) -> None:
             if part == "buffers":
-                names = [name for name, _ in session.learner.model.named_buffers()]
-                fresh = {f"model/{name}": session.learner.tensors()[name].clone() for name in names}
-                restore(session, Kept(dict(kept.tensors) | fresh, kept.notes))
+                names = [name for name, _ in one.learner.model.named_buffers()]
+                fresh = {f"model/{name}": one.learner.tensors()[name].clone() for name in names}
+                restore(one, Kept(dict(kept.tensors) | fresh, kept.notes))
                 return
             tensors = {name: value for name, value in kept.tensors.items() if not name.startswith(part)}
-            restore(session, Kept(tensors, kept.notes))
+            restore(one, Kept(tensors, kept.notes))
 
         return lacking
 
     whole, states = _recorded(fit, store)
     for part in ("generator/", "optimizer/", "buffers"):
-        with replaced(training._Session, restore=without(part)):
+        with replaced(session.Session, restore=without(part)):
             found = [_difference(whole, _resumed(fit, store, state)) for state in states[:-1]]
         yield f"without the {part.strip('/')}", any(found)
 
