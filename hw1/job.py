@@ -7,8 +7,10 @@ import platform
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -17,12 +19,16 @@ from omegaconf import DictConfig, OmegaConf
 
 from hw1 import launchers, parts, signals
 from hw1.errors import UserError, one_line, shortened, system_words
-from hw1.experiments import Experiment, flattened
+from hw1.experiments import Experiment, Tables, flattened
 from hw1.files import clear_scratch, write_json, write_table
+from hw1.measured import Known, Measured, Measurement, stored_runs
 from hw1.recipe import Recipe, load_dataset
 from hw1.schema import nearest
-from hw1.store import Store
+from hw1.store import Damaged, Store
 from hw1.terminal import PROGRESS, RESULT, Reporter, read_json, shown
+
+if TYPE_CHECKING:
+    from hw1.machine import Machine
 
 log = logging.getLogger(__name__)
 
@@ -94,7 +100,7 @@ def _why(end: BaseException) -> str:
 def _perform(composed: DictConfig, folder: Path, launcher: dict[str, Any], result: dict[str, Any]) -> None:
     config = plain(composed)
     experiment: Experiment = parts.build(config["experiment"], allow=config["allow_targets"])
-    from hw1 import figures, laboratory, machine  # with torch and matplotlib: seconds that bad input need not wait for
+    from hw1 import figures, machine  # with matplotlib: half a second that bad input need not wait for
 
     here = machine.Machine(
         machine.resolve_device(config["device"]),
@@ -103,8 +109,6 @@ def _perform(composed: DictConfig, folder: Path, launcher: dict[str, Any], resul
         tuple(config["allow_targets"]),
     )
     result["environment"] = machine.environment(here)
-    reporter = Reporter(folder, log.info)
-    store = Store(Path(config["store"]))
     words = list(HydraConfig.get().overrides.task)
     device = here.device.partition(":")[0]
     base = Recipe.from_config(config, device)
@@ -112,32 +116,78 @@ def _perform(composed: DictConfig, folder: Path, launcher: dict[str, Any], resul
         name: Recipe.from_config(variant, device) for name, variant in variants(composed, experiment, base, words)
     }
     load_dataset(base, here.data_dir, here.allow_targets)  # while freed memory still goes back to the system
-    machine.set_up_process(here.threads)
-    reporter.of_runs = len(recipes)
     # Jobs of a sweep may need the same runs: each begins with another one, not to wait for its neighbour's training.
     first = HydraConfig.get().job.num % len(recipes) if launchers.side_by_side(launcher) else 0
-    names, found = list(recipes), {}
-    with laboratory.Laboratory(
-        store, here, reporter, reporter.stage, ["python", "-m", "hw1", *words], config["checkpoint"]["minutes"],
-        f"the job in {shown(folder)}",
-    ) as lab:  # fmt: skip
-        for reporter.run, name in enumerate(names[first:] + names[:first]):
-            found[name] = lab.run(recipes[name])
-        runs = {name: found[name] for name in names}
-        result["runs"] = {
-            name: {"key": run.key, "trained": lab.used[run.key], "network": run.info["architecture"]}
-            for name, run in runs.items()
-        }
-        reporter.stage("measuring")
-        tables = experiment.measure(runs)
-    for name, table in tables.items():
-        write_table(folder / f"{name}.csv", table)
+    work = _Work(config, experiment, recipes, first, here, folder, result)
+    tables = work.recall()
+    if tables is None:
+        tables = work.measure(words)
     conclusion = experiment.conclude(tables, [])
     result["findings"] = list(conclusion.sentences)
     for name, table in conclusion.tables.items():
         write_table(folder / f"{name}.csv", table)
     if problem := figures.draw(folder, experiment, tables | conclusion.tables, []):
         log.warning("a figure could not be drawn: %s", problem)
+
+
+@dataclass(frozen=True)
+class _Work:
+    """How a job gets its tables; `result` gets what it says of runs."""
+
+    config: Mapping[str, Any]
+    experiment: Experiment
+    recipes: Mapping[str, Recipe]
+    first: int  # of them, to begin with
+    machine: "Machine"
+    folder: Path
+    result: dict[str, Any]
+
+    @cached_property
+    def reporter(self) -> Reporter:
+        return Reporter(self.folder, log.info)
+
+    def recall(self) -> Tables | None:
+        """The tables, if the store has them and the runs: without torch, whose import takes longer than the rest."""
+        measured = Measured(Path(self.config["store"]))
+        try:
+            runs = stored_runs(measured.folder, self.recipes, self.machine)
+            tables = measured.recall(self._measurement(runs), self.folder, self.reporter.stage)
+        except (Damaged, OSError):
+            return None  # whoever would train and measure sees to it, and says so
+        if tables is not None:
+            self._used(runs, {})
+            self.result["measured"] = False
+        return tables
+
+    def measure(self, words: Sequence[str]) -> Tables:
+        """The tables of runs that are in the store, or are trained by the command line of these words."""
+        from hw1 import laboratory, machine  # with torch
+
+        machine.set_up_process(self.machine.threads)
+        reporter, names = self.reporter, list(self.recipes)
+        reporter.of_runs = len(names)
+        found = {}
+        with laboratory.Laboratory(
+            Store(Path(self.config["store"])), self.machine, reporter, reporter.stage,
+            ["python", "-m", "hw1", *words], self.config["checkpoint"]["minutes"], f"the job in {shown(self.folder)}",
+        ) as lab:  # fmt: skip
+            for reporter.run, name in enumerate(names[self.first :] + names[: self.first]):
+                found[name] = lab.run(self.recipes[name])
+            runs = {name: found[name] for name in names}
+            self._used(runs, lab.used)
+            tables, self.result["measured"] = Measured(lab.store.folder).obtain(
+                self._measurement(runs), self.folder, self.result["environment"], reporter.stage
+            )
+        return tables
+
+    def _measurement(self, runs: Mapping[str, Known]) -> Measurement:
+        return Measurement(self.config["experiment"], self.experiment, runs, self.machine.allow_targets)
+
+    def _used(self, runs: Mapping[str, Known], trained: Mapping[str, bool]) -> None:
+        self.result["runs"] = {
+            name: {"key": run.key, "trained": trained.get(run.key, False), "network": run.info["architecture"]}
+            for name, run in runs.items()
+        }
 
 
 def plain(config: DictConfig) -> dict[str, Any]:

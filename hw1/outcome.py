@@ -10,8 +10,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from hw1 import compare, parts, results
-from hw1.experiments import Conclusion
+from hw1 import findings, parts, results
+from hw1.errors import one_line
+from hw1.experiments import Conclusion, Experiment, Tables
 from hw1.files import read_table, write_json, write_table
 from hw1.quantities import quantity
 from hw1.statistics import mean_interval
@@ -70,15 +71,13 @@ def report(planned: "Planned", console: Console, briefly: bool = False) -> int:
 def _compare_sweep(planned: "Planned", console: Console, briefly: bool) -> None:
     written = results.write(planned.folder)
     sentences = [] if briefly else _conclude(planned, written)
-    compare.render(written.sweep, console)
-    for line in [*compare.finding(written.sweep).splitlines(), *sentences]:
+    findings.render(written.sweep, console)
+    for line in [*findings.finding(written.sweep).splitlines(), *sentences]:
         console.print(Text(line, style="bold"), soft_wrap=True)
 
 
 def _conclude(planned: "Planned", written: results.Written) -> list[str]:
     """Derived tables and figures over all jobs; what they say."""
-    from hw1 import figures
-
     sweep, sentences = written.sweep, []
     # A sweep over experiments has tables of each, and each draws its own.
     several = "experiment" in sweep.keys
@@ -87,17 +86,28 @@ def _conclude(planned: "Planned", written: results.Written) -> list[str]:
         own = {table: rows.dropna(axis=1, how="all") if several else rows for table, rows in own.items() if len(rows)}
         if own:
             experiment = parts.build(job.config["experiment"], allow=job.config["allow_targets"])
-            try:
-                conclusion = experiment.conclude(own, list(sweep.keys))
-            except Exception as error:  # which must cost neither tables nor comparison
-                conclusion = Conclusion()
-                print(f"warning: no conclusion could be drawn: {type(error).__name__}: {error}", file=sys.stderr)
-            for table, rows in conclusion.tables.items():
-                write_table(planned.folder / f"{table}.csv", rows)
-            sentences += conclusion.sentences
-            if problem := figures.draw(planned.folder, experiment, own | conclusion.tables, list(sweep.keys)):
-                print(f"warning: a figure could not be drawn: {problem}", file=sys.stderr)
+            sentences += conclude(planned.folder, experiment, own, list(sweep.keys))
     return sentences
+
+
+def conclude(folder: Path, experiment: Experiment, tables: Tables, swept: list[str], draw: bool = True) -> list[str]:
+    """Write what an experiment concludes from the tables of several jobs, and its figures; its sentences.
+
+    What goes wrong in it is a warning on stderr: it must cost neither tables nor comparison.
+    """
+    try:
+        conclusion = experiment.conclude(tables, swept)
+    except Exception as error:
+        conclusion = Conclusion()
+        print(f"warning: no conclusion could be drawn: {type(error).__name__}: {one_line(error)}", file=sys.stderr)
+    for table, rows in conclusion.tables.items():
+        write_table(folder / f"{table}.csv", rows)
+    if draw:
+        from hw1 import figures  # with matplotlib, half a second
+
+        if problem := figures.draw(folder, experiment, tables | conclusion.tables, swept):
+            print(f"warning: a figure could not be drawn: {problem}", file=sys.stderr)
+    return list(conclusion.sentences)
 
 
 def _show_job(folder: Path, console: Console) -> None:
@@ -121,7 +131,9 @@ def _say_training(states: list[dict[str, Any]], console: Console) -> None:
     trained = len({run["key"] for run in used if run["trained"]})
     if runs and not trained and all(state.get("status") == "ok" for state in states):
         which = "the run was" if len(runs) == 1 else f"all {len(runs)} runs were"
-        console.print(f"nothing trained: {which} in the store", markup=False, highlight=False)
+        measured = any(state.get("measured", True) for state in states)
+        tables = "" if measured else "; nothing measured: so were the tables"
+        console.print(f"nothing trained: {which} in the store{tables}", markup=False, highlight=False)
     elif 0 < trained < len(runs):
         console.print(
             f"trained: {trained} of {len(runs)} runs; the others were in the store", markup=False, highlight=False

@@ -1,4 +1,7 @@
-"""`python -m hw1.runs`: look into the store of trained networks, check it, and take runs out of it. Needs no torch."""
+"""`python -m hw1.runs`: look into the store of trained networks, check it, and take runs out of it. Needs no torch.
+
+What was measured of runs lies in the store, too, and goes with them.
+"""
 
 import argparse
 import sys
@@ -13,6 +16,7 @@ from rich.text import Text
 from hw1.cli import complain
 from hw1.errors import UserError, one_line
 from hw1.files import read_table
+from hw1.measured import Measured
 from hw1.store import Damaged, Store
 from hw1.terminal import duration
 
@@ -36,7 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m hw1.runs", description=__doc__.partition(":")[2].strip())
+    what = __doc__.partition(": ")[2].partition("\n")[0]
+    parser = argparse.ArgumentParser(prog="python -m hw1.runs", description=what)
     parser.add_argument("--store", default="runs", help="folder of the store (default: runs, here)")
     commands = parser.add_subparsers(required=True, metavar="list | show | verify | rm | clean")
     listing = commands.add_parser("list", help="one line per run, newest last")
@@ -45,14 +50,18 @@ def _parser() -> argparse.ArgumentParser:
     show.add_argument("key", help="key of a run, or how it begins")
     show.set_defaults(do=_show)
     verify = commands.add_parser("verify", help="read runs and compare them with their checksums")
-    verify.add_argument("key", nargs="*", help="keys, or how they begin; all runs unless given")
+    verify.add_argument("key", nargs="*", help="keys, or how they begin; unless given all runs, and what was measured")
     verify.set_defaults(do=_verify)
-    remove = commands.add_parser("rm", help="take runs out of the store, for good")
+    remove = commands.add_parser("rm", help="take runs out of the store, for good, with what was measured of them")
     remove.add_argument("key", nargs="+", help="keys, or how they begin")
     remove.add_argument("--force", action="store_true", help="also those that a live job uses")
     remove.set_defaults(do=_remove)
-    clean = commands.add_parser("clean", help="take away what killed jobs left; finished runs stay")
-    clean.add_argument("--all", action="store_true", help="also unfinished trainings, and runs set aside as damaged")
+    clean = commands.add_parser(
+        "clean", help="take away what killed jobs left, and what was measured of runs that are gone; finished runs stay"
+    )
+    clean.add_argument(
+        "--all", action="store_true", help="also unfinished trainings, what was measured, and what was damaged"
+    )
     clean.set_defaults(do=_clean)
     return parser
 
@@ -72,7 +81,12 @@ def _list(store: Store, arguments: argparse.Namespace, console: Console) -> int:
     console.print(table)
     size = sum(file.stat().st_size for key in store.list() for file in store.path(key).iterdir())
     console.print(f"{len(found)} runs, {size / 1e6:.1f} MB, in {store.folder}", markup=False, highlight=False)
-    for place, what in ((".partial", "trainings to go on with"), (".quarantine", "damaged runs set aside")):
+    kinds = {
+        ".measured": "tables measured of them",
+        ".partial": "trainings to go on with",
+        ".quarantine": "damaged, set aside",
+    }
+    for place, what in kinds.items():
         if count := len(list(store.folder.glob(f"{place}/*"))):
             line = f"{what}: {count}, in {store.folder / place}"
             console.print(line, markup=False, highlight=False, soft_wrap=True)
@@ -128,7 +142,15 @@ def _show(store: Store, arguments: argparse.Namespace, console: Console) -> int:
 
 
 def _verify(store: Store, arguments: argparse.Namespace, console: Console) -> int:
-    keys = [store.expand(key) for key in arguments.key] or store.list()
+    given, measured = [store.expand(key) for key in arguments.key], Measured(store.folder)
+    bad = _verify_each(store, given or store.list(), "runs", console)
+    if not given and (keys := measured.list()):
+        bad += _verify_each(measured, keys, "measurements", console)
+    return FAILED if bad else OK
+
+
+def _verify_each(store: Store, keys: Sequence[str], what: str, console: Console) -> int:
+    """How many are damaged."""
     bad = 0
     for key in keys:
         try:
@@ -136,19 +158,23 @@ def _verify(store: Store, arguments: argparse.Namespace, console: Console) -> in
         except Damaged as damage:
             bad += 1
             console.print(f"damaged: {one_line(damage)}", style="red", markup=False, highlight=False, soft_wrap=True)
-    console.print(f"{len(keys) - bad} of {len(keys)} runs are whole", markup=False, highlight=False)
-    return FAILED if bad else OK
+    console.print(f"{len(keys) - bad} of {len(keys)} {what} are whole", markup=False, highlight=False)
+    return bad
 
 
 def _remove(store: Store, arguments: argparse.Namespace, console: Console) -> int:
+    measured = Measured(store.folder)
     for key in [store.expand(key) for key in arguments.key]:
         store.remove(key, arguments.force)
-        console.print(f"removed {key}", markup=False, highlight=False)
+        gone = measured.of(key)
+        for each in gone:
+            measured.remove(each, force=True)
+        console.print(f"removed {key}{' and what was measured of it' * bool(gone)}", markup=False, highlight=False)
     return OK
 
 
 def _clean(store: Store, arguments: argparse.Namespace, console: Console) -> int:
-    removed = store.clean(arguments.all)
+    removed = [*store.clean(arguments.all), *Measured(store.folder).clean(arguments.all)]
     for name in removed:
         console.print(f"removed {name}", markup=False, highlight=False)
     last = f"{len(removed)} leftovers removed from {store.folder}"

@@ -10,7 +10,8 @@ that do not lock, two trainings of one recipe still end in one good run.
     .tmp/         what is being written, or was when its process was killed: nothing reads it
     .partial/     states of trainings that have not ended, by key
     .locks/       <key>.lock of who trains it, <key>.<process>.use of each who uses it; they end with their process
-    .quarantine/  runs that were found damaged
+    .measured/    what experiments measured of runs, by key, with a SHA256SUMS of its own each; see hw1.measured
+    .quarantine/  runs and measured tables that were found damaged
 """
 
 import contextlib
@@ -24,7 +25,7 @@ import secrets
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO, ClassVar, Protocol
 
 from hw1 import files
 from hw1.errors import UserError
@@ -53,20 +54,24 @@ class Damaged(Exception):
 class Store:
     """Complete runs by key under one folder."""
 
+    names: ClassVar[Sequence[str]] = FILES  # of each, beside SHA256SUMS; none: those that it was written with
+    record: ClassVar[str] = "run.json"
+    if_damaged: ClassVar[str] = "a damaged run, it will be trained again"
+
     def __init__(self, folder: Path) -> None:
-        self.folder = folder.absolute()
+        self.folder = self.place = folder.absolute()
 
     def path(self, key: str) -> Path:
         """The folder of a run, there or not. Raises: UserError for what is no key."""
         if not KEY.fullmatch(key):
             raise UserError(f"{key!r} is not the key of a run (32 hexadecimal digits)")
-        return self.folder / key
+        return self.place / key
 
     def list(self) -> list[str]:
         """Keys of all complete runs, sorted."""
-        if not self.folder.is_dir():
+        if not self.place.is_dir():
             return []
-        return sorted(entry.name for entry in os.scandir(self.folder) if KEY.fullmatch(entry.name))
+        return sorted(entry.name for entry in os.scandir(self.place) if KEY.fullmatch(entry.name))
 
     def expand(self, prefix: str) -> str:
         """The one stored key that begins with `prefix`. Raises: UserError if there is none, or more than one."""
@@ -78,7 +83,7 @@ class Store:
 
     def info(self, key: str) -> dict[str, Any]:
         """`run.json` of a run. Raises: Damaged if it is missing or no JSON object."""
-        file = self.path(key) / "run.json"
+        file = self.path(key) / self.record
         try:
             content = json.loads(file.read_bytes())
         except (FileNotFoundError, ValueError) as error:
@@ -95,9 +100,9 @@ class Store:
         """
         folder = self.path(key)
         present = {entry.name for entry in os.scandir(folder)}
-        if odd := sorted(present ^ {*FILES, SUMS}):
+        if odd := sorted(present ^ {*(self.names or present), SUMS}):
             raise Damaged(f"{folder}: {', '.join(odd)} should {'not ' if odd[0] in present else ''}be there")
-        sums = _sums(folder)
+        sums = self._sums(folder)
         try:
             written = (folder / SUMS).read_bytes()
         except IsADirectoryError as error:
@@ -125,7 +130,7 @@ class Store:
             return False
         except Damaged as damage:
             self.set_aside(key)
-            log.warning("set aside a damaged run, it will be trained again: %s", damage)
+            log.warning("set aside %s: %s", self.if_damaged, damage)
             return False
         return True
 
@@ -140,7 +145,7 @@ class Store:
         """Make a run visible in one step.
 
         Args:
-            write: puts the four files of a run into the empty folder that it is given.
+            write: puts the files of a run into the empty folder that it is given.
 
         The folder is made beside its target (a rename across file systems would copy), every file is flushed to disk,
         the checksums come last, then one rename. A target that is already there was first, and stays.
@@ -148,18 +153,27 @@ class Store:
         target = self.path(key)
         scratch = self.folder / ".tmp" / f"{key}.{secrets.token_hex(8)}"
         scratch.mkdir(parents=True)
+        self.place.mkdir(exist_ok=True)
         try:
             write(scratch)
-            for name in FILES:
+            for name in self._names(scratch):
                 _flush(scratch / name)
-            sums = b"".join(_sums(scratch).values())
+            sums = b"".join(self._sums(scratch).values())
             (scratch / SUMS).write_bytes(sums)
             _flush(scratch / SUMS)
             _flush(scratch)
             self._rename(scratch, target, sums)
-            _flush(self.folder)
+            _flush(self.place)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
+
+    def _names(self, folder: Path) -> Sequence[str]:
+        """The files that SHA256SUMS covers."""
+        return self.names or sorted(entry.name for entry in os.scandir(folder) if entry.name != SUMS)
+
+    def _sums(self, folder: Path) -> dict[str, bytes]:
+        """These files with the line of each for SHA256SUMS, in its order."""
+        return {name: f"{_sha256(folder / name)}  {name}\n".encode() for name in self._names(folder)}
 
     @staticmethod
     def _rename(scratch: Path, target: Path, sums: bytes) -> None:
@@ -332,11 +346,6 @@ class _Hashing:
     def write(self, content: Any, /) -> int:
         self.sha256.update(content)
         return self.stream.write(content)
-
-
-def _sums(folder: Path) -> dict[str, bytes]:
-    """A run's files with the line of each for SHA256SUMS, in its order."""
-    return {name: f"{_sha256(folder / name)}  {name}\n".encode() for name in FILES}
 
 
 def _sha256(file: Path) -> str:

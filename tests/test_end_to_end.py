@@ -153,19 +153,21 @@ def test_the_record_says_how_it_came_about(folder, sensitivity_sweep):
     assert keys == {path.name for path in (sensitivity_sweep.folder / "runs").glob("[!.]*")}
 
 
-def test_the_same_command_again_trains_nothing_and_gives_the_same_bytes(
+def test_the_same_command_again_trains_and_measures_nothing_and_gives_the_same_bytes(
     folder, sensitivity_sweep, sensitivity_words, offline
 ):
     runs = sensitivity_sweep.folder / "runs"
     before = {file: file.stat().st_mtime_ns for file in runs.glob("*/*") if file.is_file()}
     again = run_program(sensitivity_sweep.folder, [*sensitivity_words, "hydra.sweep.dir=again"], env=offline)
     assert again.code == 0, again.err
-    assert "nothing trained" in again.out
+    assert "nothing trained: all 3 runs were in the store; nothing measured: so were the tables" in again.out
     assert "nothing trained" not in sensitivity_sweep.out
     second = sensitivity_sweep.folder / "again"
     tables = [f"{name}.csv" for name in ("sensitivity", "best_batch_size", "summary", "history", "comparison")]
-    for name in (*tables, "sensitivity.svg"):
+    of_jobs = [f"{number}/{name}.csv" for number in "012" for name in ("sensitivity", "summary", "history")]
+    for name in (*tables, *of_jobs, "sensitivity.svg", "0/sensitivity.svg"):
         assert (second / name).read_bytes() == (folder / name).read_bytes(), name
     assert {file: file.stat().st_mtime_ns for file in runs.glob("*/*") if file.is_file()} == before
     results = [json.loads((second / number / "result.json").read_text(encoding="utf-8")) for number in "012"]
     assert not any(run["trained"] for result in results for run in result["runs"].values())
+    assert not any(result["measured"] for result in results)

@@ -8,7 +8,7 @@ import hashlib
 import logging
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -17,12 +17,14 @@ from typing import Any
 import pandas as pd
 
 from hw1 import files
+from hw1.measured import Measured
 from hw1.store import FILES, SUMS, Store
 
 from .harness import Row, in_child
 
 KEY, OTHER, THIRD = ("0123456789abcdef" * 2, "0123" + "f" * 28, "89ab" + "c" * 28)
-DOTTED = {".tmp", ".locks", ".partial", ".quarantine"}  # what the store's docstring names
+DOTTED = {".tmp", ".locks", ".measured", ".partial", ".quarantine"}  # what the store's docstring names
+TABLES = ("measured.json", "summary.csv")
 OLD, NEW = b"state of step 3\n" * 400, b"state of step 7\n" * 600
 Finding = tuple[str, str]  # what it counts as (lost, corrupt, duplicated, other), and a sentence
 ABSENT, DAMAGED = "absent", "damaged"
@@ -119,6 +121,14 @@ def _write_tables(folder: Path, rows: int = 5) -> None:
     files.write_table(folder / "job" / "table.csv", pd.DataFrame({"x": range(rows), "name": ["=cmd()"] * rows}))
 
 
+def _keep_tables(folder: Path) -> None:
+    def write(scratch: Path) -> None:
+        for name in TABLES:
+            (scratch / name).write_bytes(f"{name}\n".encode() * 9)
+
+    Measured(folder / "runs").publish(KEY, write)
+
+
 def _remove(folder: Path) -> None:
     if KEY in _store(folder).list():
         _store(folder).remove(KEY)
@@ -190,6 +200,7 @@ def _damaged_training(folder: Path) -> None:
 DEEDS = (
     Deed("publish", lambda folder: _publish(folder, OTHER), lambda f: obtain(_store(f), KEY, f / "trainings")),
     Deed("publish in place of a damaged run", _damaged_run, lambda f: obtain(_store(f), KEY, f / "trainings")),
+    Deed("keep tables", lambda folder: _publish(folder, KEY), _keep_tables),
     Deed("remove", lambda folder: _publish(folder, KEY, OTHER), _remove),
     Deed("find", lambda folder: _publish(folder, KEY), _find),
     Deed("use", lambda folder: _publish(folder, KEY), _use),
@@ -213,6 +224,7 @@ def seen(folder: Path) -> Counter[tuple[str, str]]:
     for entry in sorted(runs.iterdir()) if runs.exists() else []:
         if entry.name not in DOTTED:
             found.append((f"run {entry.name}", run_state(entry)))
+    found += [(f"tables {entry.name}", run_state(entry, TABLES)) for entry in (runs / ".measured").glob("*")]
     for state in sorted((runs / ".partial").glob("*")):
         digest, _, content = state.read_bytes().partition(b"\n")
         whole = hashlib.sha256(f"{state.name}\n".encode() + content).hexdigest().encode() == digest
@@ -224,16 +236,16 @@ def seen(folder: Path) -> Counter[tuple[str, str]]:
     return Counter(found)
 
 
-def run_state(folder: Path) -> str:
+def run_state(folder: Path, files: Sequence[str] = FILES) -> str:
     """A digest of a whole run (not of when it was made), or DAMAGED."""
     names = sorted(entry.name for entry in folder.iterdir())
-    if names != sorted([*FILES, SUMS]) or not all((folder / name).is_file() for name in names):
+    if names != sorted([*files, SUMS]) or not all((folder / name).is_file() for name in names):
         return DAMAGED
     contents = {name: (folder / name).read_bytes() for name in names}
-    lines = "".join(f"{hashlib.sha256(contents[name]).hexdigest()}  {name}\n" for name in FILES)
+    lines = "".join(f"{hashlib.sha256(contents[name]).hexdigest()}  {name}\n" for name in files)
     if contents[SUMS].decode("utf-8", "replace") != lines:
         return DAMAGED
-    return _digest(contents[name] for name in FILES if name != "run.json")
+    return _digest(contents[name] for name in files if name != "run.json")
 
 
 def _digest(parts: Iterable[bytes]) -> str:

@@ -31,8 +31,12 @@ def typed(folder: Path, *words: str, **settings: Any) -> dict[str, Any]:
 
 
 def tables(folder: Path) -> dict[str, bytes]:
-    """A job's tables, and its stored weights."""
-    return {name: content for name, content in contents(folder).items() if name.endswith((".csv", ".safetensors"))}
+    """A job's tables, and its stored weights; not what is kept of the tables, under another key after each training."""
+    return {
+        name: content
+        for name, content in contents(folder).items()
+        if name.endswith((".csv", ".safetensors")) and ".measured" not in Path(name).parts
+    }
 
 
 def wrong_output(got: dict[str, Any], code: int | None) -> list[Finding]:

@@ -176,12 +176,12 @@ def _compared(folder: Path) -> dict[str, Any]:
 
     from rich.console import Console
 
-    from hw1 import compare, results
+    from hw1 import findings, results
 
     written = results.write(folder)
     console = Console(file=io.StringIO(), width=110)
-    compare.render(written.sweep, console)
-    compare.finding(written.sweep)
+    findings.render(written.sweep, console)
+    findings.finding(written.sweep)
     return {"comparison": written.comparison, "history": written.tables["history"]}
 
 
