@@ -1,400 +1,336 @@
-"""What a sweep's results say: which condition is best, which are tied with it, and the closing sentence.
+"""`python -m hw1.compare DIR…`: jobs and sweeps put together by what differs between their configs. Needs no torch.
 
-Comparisons are made on the rows of the metrics' matrices (results.Replicates), column by column where the replicates
-are shared.
+Exit codes: 0 every job is in the comparison; 1 some job is broken or has not finished (the others are compared); 2 bad
+input, one line.
 """
 
-import math
-import textwrap
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+import argparse
+import contextlib
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
+import yaml
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from hw1.errors import one_line
+from hw1 import aligned, differences, findings, outcome, parts, results, schema
+from hw1.aligned import Member, Section
+from hw1.cli import complain
+from hw1.differences import Difference
+from hw1.errors import UserError, one_line, shortened, system_words, written
+from hw1.experiments import SEEDS, Experiment, Tables
+from hw1.files import write_table
 from hw1.quantities import quantity
-from hw1.results import Condition, Sweep
-from hw1.statistics import (
-    Array,
-    Interval,
-    first_digit,
-    holm,
-    mean_interval,
-    number,
-    paired_difference,
-    paired_p_value,
-    welch_difference,
-    welch_p_value,
-)
+from hw1.results import Sweep
+from hw1.signals import INTERRUPTED
+from hw1.statistics import VERDICTS, rounded
+from hw1.terminal import shown
 
-FINITE_TEST_SET = "Not in the intervals: the finite test set, such as ±0.27 points at 98 % on 10,000 images."
-LEGEND = "* best   ~ not told apart from it: the difference includes 0 (paired t, Welch where nothing pairs; Holm)"
-NO_SPREAD = "no spread between replicas to judge it by: not resolved"
-SINGLE = "n=1: no interval, nothing can be concluded"
-DISJOINT = "no two replicas to compare, nothing can be concluded"
-_WIDEST = 32  # characters of a swept value in the printed table; comparison.csv has all of it
-_LISTED = 20  # lines of one kind before "and … more"
+EXPERIMENTS = "hw1.experiments."
+_LISTED = 5  # names in a note before "…"
 
 
-# Comparing two conditions
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command line; what it returns is the exit code."""
+    console = Console(width=None if sys.stdout.isatty() else 110)
+    try:
+        arguments = _parser().parse_args(argv)
+        return _compare(arguments.folders, Asked.of(arguments), console)
+    except UserError as error:
+        return complain(error)
+    except OSError as error:  # the disk of the results
+        complain(UserError(system_words(error)))
+        return outcome.FAILED
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
 
 
-def _compare(
-    a: Array, b: Array, paired: Callable[..., Any], welch: Callable[..., Any], **level: float
-) -> tuple[str, Any]:
-    """Apply `paired` where at least two replicates are shared, else `welch`; says which."""
-    if (np.isfinite(a) & np.isfinite(b)).sum() >= 2 or min(np.isfinite(a).sum(), np.isfinite(b).sum()) < 2:
-        return "paired difference", paired(a, b, **level)
-    return "difference (unpaired)", welch(a, b, **level)
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; see python -m hw1.compare --help")
 
 
-def marks(sweep: Sweep, metric: str) -> list[str]:
-    """Per condition "*" if its mean is best, "~" if its difference to the best is not resolved, else "".
-
-    Not resolved: two-sided p ≥ 0.05 after Holm, or no p for want of replicas or spread. Where some conditions have an
-    interval, the best is one of them. No marks for a metric of which neither direction is better, for one whose meaning
-    changes within the sweep, or for a single condition; with one replica each, the best alone.
-    """
-    matrix, better = sweep.replicates.metrics[metric], quantity(metric).better
-    counts = np.isfinite(matrix).sum(axis=1)
-    if better is None or (counts > 0).sum() < 2 or changes_meaning(metric, sweep.condition_keys):
-        return [""] * len(matrix)
-    means = np.array([mean_interval(row).mean for row in matrix])
-    means[counts < min(2, counts.max())] = math.nan
-    best = int(np.nanargmin(means) if better == "lower" else np.nanargmax(means))
-    adjusted = holm(
-        [
-            math.nan if row == best else _compare(matrix[best], matrix[row], paired_p_value, welch_p_value)[1]
-            for row in range(len(matrix))
-        ]
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="python -m hw1.compare",
+        description="Compare jobs and sweeps, also of different dates, by what differs between their configs.",
+        epilog="Example: python -m hw1.compare multirun/A multirun/B --baseline model.dropout=0",
+        allow_abbrev=False,
     )
-    testable = counts.max() > 1
-    tied = [counts[row] > 0 and testable and not p < 0.05 for row, p in enumerate(adjusted)]
-    return ["*" if row == best else "~" if tied[row] else "" for row in range(len(matrix))]
+    parser.add_argument("folders", nargs="+", metavar="DIR", help="folder of a job or of a sweep")
+    parser.add_argument("--metric", action="append", default=[], help="show this metric, and test it (repeatable)")
+    parser.add_argument("--by", default="", help="keys that make conditions, a,b; averaged over the others")
+    parser.add_argument("--filter", action="append", default=[], metavar="KEY=VALUE", help="only jobs that have it")
+    parser.add_argument(
+        "--baseline", action="append", default=[], metavar="KEY=VALUE", help="compare the other conditions with these"
+    )
+    parser.add_argument("--out", help="folder for tables and figures (default: comparisons/<date>/<time>)")
+    parser.add_argument("--no-figures", action="store_true", help="tables alone, in a second")
+    parser.add_argument(
+        "--allow", action="append", default=[], metavar="MODULE", help="where an experiment of your own is defined"
+    )
+    return parser
 
 
-def changes_meaning(metric: str, keys: Sequence[str]) -> str | None:
-    """The swept key that changes what a metric measures, if there is one: its values are then not compared.
+@dataclass(frozen=True)
+class Asked:
+    """What a command line asks for."""
 
-    A loss is the one trained with; a sensitivity is per unit of input; an error in the target's unit.
-    """
-    meaning: tuple[str, ...]
-    if metric.endswith("_loss") or metric.startswith("barrier_"):
-        meaning = ("loss", "dataset", "dataset.target", "dataset.path", "experiment")
-    elif metric in ("softmax_jacobian", "logit_jacobian", "loss_gradient"):
-        meaning = ("dataset", "dataset.standardize", "dataset.path")
-    elif metric.endswith("_mae") or metric == "max_error":
-        meaning = ("dataset", "dataset.target", "dataset.path")
-    else:
-        return None
-    own_keys = tuple(f"{key}." for key in meaning if key in ("loss", "dataset.target"))
-    return next((key for key in keys if key in meaning or key.startswith(own_keys)), None)
+    metrics: list[str]
+    by: list[str]
+    chosen: list[tuple[str, str]]
+    baseline: list[tuple[str, str]]
+    out: str | None
+    draw: bool
+    allow: list[str]
 
-
-# Printing
-
-
-def render(sweep: Sweep, console: Console) -> None:
-    """Print the comparison: as many metrics as fit in the console's width, headline first, then test metrics.
-
-    Behind the headline, where the first condition is the one to compare with, stands the difference to it. Below the
-    table the legend, what is not in the intervals, and every job that is not ok with its one-line reason.
-    """
-    columns = _label_columns(sweep)
-    differences = _difference_column(sweep, console.width - _width(columns))
-    metrics = _fitting(sweep, console.width - _width([*columns, *differences]))
-    shown = list(metrics.values())
-    columns += shown[:1] + differences + shown[1:]
-    console.print(Text(_title(sweep), style="italic"), soft_wrap=True)  # a table's own would be as narrow as the table
-    table = Table(box=box.SIMPLE_HEAD)
-    for head, *_ in columns:
-        table.add_column(Text(head), no_wrap=True)
-    for row in zip(*(cells for _, *cells in columns), strict=True):
-        table.add_row(*(Text(cell, style="bold" if cell.endswith("*") else "") for cell in row))
-    console.print(table)
-    for note in [*_notes(sweep, list(metrics)), *([_difference_note(sweep)] if differences else [])]:
-        console.print(Text(note, style="dim"))
-    lines = failures(sweep)
-    more = [f"… and {len(lines) - _LISTED} more, see comparison.csv"] if len(lines) > _LISTED else []
-    for line in [*lines[:_LISTED], *more]:
-        console.print(Text(line, style="red"), soft_wrap=True)  # one line each, also in a narrow pipe
-
-
-def failures(sweep: Sweep) -> list[str]:
-    """One line for every job that is not ok: "job 1 (batch_size=64) failed: RuntimeError: …"."""
-    return [
-        f"job {job.number} ({one_line(_label(job.overrides))}) {job.status}: {job.error}".replace(" ()", "")
-        for job in sweep.jobs
-        if job.status != "ok"
-    ]
-
-
-def _label(values: dict[str, Any]) -> str:
-    return ", ".join(f"{key}={value}" for key, value in values.items())
-
-
-Column = list[str]  # its head, then a cell per condition
-
-
-def _label_columns(sweep: Sweep) -> list[Column]:
-    """Swept keys, and where they say anything, status and replicas."""
-    conditions, replicates = sweep.conditions, sweep.replicates
-    columns = [[_cell(key), *(_cell(c.values[key]) for c in conditions)] for key in sweep.condition_keys]
-    if any(condition.status != "ok" for condition in conditions):
-        columns.append(["status", *(condition.status for condition in conditions)])
-    if _shared_n(sweep) is None:
-        diverged = replicates.diverged.sum(axis=1)
-        cells = [f"{n} ({bad} diverged)" if bad else str(n) for n, bad in zip(_finished(sweep), diverged, strict=True)]
-        columns.append(["n", *cells])
-    return columns
-
-
-def _cell(value: Any) -> str:
-    text = one_line(value)
-    return text if len(text) <= _WIDEST else text[: _WIDEST - 1] + "…"
-
-
-def _finished(sweep: Sweep) -> list[int]:
-    """Replicas that ended and did not diverge, per condition."""
-    return [int(n) for n in (sweep.replicates.present & ~sweep.replicates.diverged).sum(axis=1)]
-
-
-def _shared_n(sweep: Sweep) -> int | None:
-    """The number of replicas, if all conditions that have a result have as many and none diverged."""
-    found = set(_finished(sweep)) - {0}
-    return found.pop() if len(found) == 1 and not sweep.replicates.diverged.any() else None
-
-
-def _title(sweep: Sweep) -> str:
-    n = _shared_n(sweep)
-    return f"{one_line(sweep.experiment) or 'sweep'}: mean [95 % t-interval]" + (f", n={n}" if n else "")
-
-
-def _width(columns: Sequence[Column]) -> int:
-    """Characters a rich table with these columns takes, borders included."""
-    return sum(max(len(line) for cell in column for line in cell.split("\n")) + 3 for column in columns) + 1
-
-
-def _fitting(sweep: Sweep, room: int) -> dict[str, Column]:
-    """Columns of the metrics that fit into `room` characters in order of importance; the first one in any case."""
-    chosen: dict[str, Column] = {}
-    for name in _by_importance(sweep):
-        column = _metric_column(sweep, name)
-        if chosen and _width([*chosen.values(), column]) > room:
-            break
-        chosen[name] = column
-    return chosen
-
-
-def _by_importance(sweep: Sweep) -> Iterator[str]:
-    """Headline, test metrics, the rest in the order of the summary; what has no better direction last."""
-    first = _headline(sweep)
-    names = [name for name, matrix in sweep.replicates.metrics.items() if np.isfinite(matrix).any()]
-
-    def rank(name: str) -> tuple[bool, bool, bool, bool]:
-        return name != first, quantity(name).better is None, not name.startswith("test_"), name != "test_accuracy"
-
-    return iter(sorted(names, key=rank))
-
-
-def _headline(sweep: Sweep) -> str | None:
-    """The named headline if it was measured, else the first test metric, else the first metric."""
-    names = list(sweep.replicates.metrics)
-    candidates = [sweep.headline, "test_accuracy", "test_loss", *names]
-    return next((name for name in candidates if name in names), None)
-
-
-def _metric_column(sweep: Sweep, name: str) -> Column:
-    """Mean and interval per condition with its mark; n where it is not the condition's number of replicas."""
-    intervals = [mean_interval(row, quantity(name).scale) for row in sweep.replicates.metrics[name]]
-    cells = [
-        interval.text() + (f" n={interval.n}" if 0 < interval.n != n else "") + mark
-        for interval, n, mark in zip(intervals, _finished(sweep), marks(sweep, name), strict=True)
-    ]
-    head = textwrap.fill(one_line(quantity(name).label), max(12, *map(len, cells)), break_long_words=False)
-    return [head, *cells]
-
-
-def _difference_column(sweep: Sweep, room: int) -> list[Column]:
-    """The headline's difference to the first condition, in a list; [] where it says nothing or has no room.
-
-    Left out where the values of one numeric key have an order, and their ends are what `finding` compares.
-    """
-    name = _headline(sweep)
-    if name is None or "alpha" in sweep.condition_keys or changes_meaning(name, sweep.condition_keys):
-        return []
-    matrix = sweep.replicates.metrics[name]
-    known = _known(matrix)
-    if len(known) < 2 or (len(sweep.condition_keys) == 1 and _numeric_ends(sweep, known)):
-        return []
-    first, *others = known
-    column = ["minus the first", *("the first" if row == first else "" for row in range(len(matrix)))]
-    resolvable = False
-    for row in others:
-        kind, interval = _compare(
-            matrix[first], matrix[row], paired_difference, welch_difference, level=1 - 0.05 / len(others)
+    @classmethod
+    def of(cls, arguments: argparse.Namespace) -> "Asked":
+        """As it was typed. Raises: UserError for what is no KEY=VALUE."""
+        return cls(
+            [name for text in arguments.metric for name in text.split(",")],
+            [key for key in arguments.by.split(",") if key],
+            _pairs("--filter", arguments.filter),
+            _pairs("--baseline", arguments.baseline),
+            arguments.out,
+            not arguments.no_figures,
+            arguments.allow,
         )
-        resolvable |= not math.isnan(interval.low)
-        unlike = " unpaired" if "unpaired" in kind else " n=1" if interval.n == 1 else ""
-        column[row + 1] = interval.text(signed=True) + unlike
-    return [column] if resolvable and _width([_metric_column(sweep, name), column]) <= room else []
 
 
-def _difference_note(sweep: Sweep) -> str:
-    comparisons = len(_known(sweep.replicates.metrics[str(_headline(sweep))])) - 1
-    over = f"95 % intervals simultaneous over {comparisons} (Bonferroni)" if comparisons > 1 else "95 % interval"
-    return f"minus the first: mean difference, paired by replica, {over}; not resolved where 0 is in it"
+def _pairs(option: str, texts: Sequence[str]) -> list[tuple[str, str]]:
+    for text in texts:
+        if not text.partition("=")[0] or "=" not in text:
+            raise UserError(f"{option} {shortened(text)}: must be KEY=VALUE, such as model.dropout=0")
+    return [(key, value) for key, _, value in (text.partition("=") for text in texts)]
 
 
-def _known(matrix: Array) -> list[int]:
-    """Rows with a value."""
-    return [row for row in range(len(matrix)) if np.isfinite(matrix[row]).any()]
+@dataclass(frozen=True)
+class View:
+    """A section as it is shown: its jobs as they are, or averaged over the keys that `--by` leaves out."""
+
+    section: Section
+    sweep: Sweep
+    metrics: list[str]  # asked for
+    partner: dict[int, int | None] | None  # row of a condition → row of its baseline; None: no baseline here
 
 
-def _notes(sweep: Sweep, shown: Sequence[str]) -> list[str]:
-    counts = [np.isfinite(sweep.replicates.metrics[name]).sum(axis=1) for name in shown]
-    several = any("*" in marks(sweep, name) for name in shown)
-    notes = []
-    if counts and np.max(counts) > 1:
-        notes += [LEGEND] if several else []
-        notes += [f"where {SINGLE}"] if np.min(counts) == 1 else []
-    elif counts:
-        notes.append(f"{'* best   ' if several else ''}{SINGLE}")
-    left_out = len(sweep.replicates.metrics) - len(shown)
-    if left_out:
-        notes.append(f"{left_out} more metrics in comparison.csv")
-    if "test_accuracy" in shown:
-        notes.append(FINITE_TEST_SET)
-    return notes
+def _compare(folders: Sequence[str], asked: Asked, console: Console) -> int:
+    members, unknown = aligned.read([Path(folder) for folder in folders])
+    members = aligned.chosen(members, asked.chosen) if members else []
+    views = _views([section for section in aligned.sections(members, asked.by) if section.has_result], asked)
+    if views:
+        out = _made(asked.out)
+        for number, view in enumerate(views):
+            if number:
+                console.print()
+            _show(view, out / view.section.name if len(views) > 1 else out, asked, console)
+    compared = {job.number for view in views for job in view.section.sweep.jobs}
+    bad = [job for job in (*(member.job for member in members), *unknown) if job.status != "ok"]
+    _print_lines(findings.failures([job for job in bad if job.number not in compared]), console, "red")
+    place = f"results: {shown(out.absolute())}" if views else "no job has a result: nothing to compare"
+    console.print(place, markup=False, highlight=False, soft_wrap=True)
+    return outcome.FAILED if bad else outcome.OK
 
 
-# Concluding
+def _views(sections: Sequence[Section], asked: Asked) -> list[View]:
+    """Each section as it was asked for; what was asked for must be there in one of them. Raises: UserError."""
+    for key in asked.by:
+        known = list(dict.fromkeys(key for section in sections for key in section.sweep.condition_keys))
+        if key in SEEDS:
+            raise UserError(f"--by {key}: seeds replicate, they make no condition")
+        if sections and key not in known:
+            there = ", ".join(known) or "none does"
+            raise UserError(f"--by {shortened(key)}: does not differ between these jobs; those that do: {there}")
+    views = [_view(section, asked) for section in sections]
+    known = list(dict.fromkeys(name for view in views for name in view.sweep.replicates.metrics))
+    for name in asked.metrics:
+        if views and name not in known:
+            raise UserError(f"--metric {shortened(name)}: was not measured{schema.nearest(name, known)}")
+    if views and asked.baseline and all(view.partner is None for view in views):
+        differences.partners(views[0].sweep, asked.baseline)  # says why
+    return views
 
 
-def finding(sweep: Sweep) -> str:
-    """What the intervals support, in words: about the headline metric and, if it is another one, test accuracy.
-
-    The first numeric swept key: its smallest against its largest value, at each value of the other keys (up to four
-    such lines, with intervals simultaneous over them). Otherwise, where no two conditions are the natural pair: the
-    first condition against the best of the others, with an interval simultaneous over all differences to the first
-    (Bonferroni), because the best was chosen by looking. A metric of which neither direction is better takes the one
-    furthest from the first. Then every diverged replica and every job that is not ok is counted. One line per
-    statement.
-    """
-    if "alpha" in sweep.condition_keys:  # places on a path, not conditions to choose from: the experiment concludes
-        return "\n".join(f"{line}." for line in _counted(sweep))
-    headline = _headline(sweep)
-    names = dict.fromkeys(name for name in (headline, "test_accuracy") if name in sweep.replicates.metrics)
-    claims = [claim for name in names for claim in _claims(sweep, str(name))] or [
-        "no job has a result: nothing can be concluded"
-    ]
-    return "\n".join(f"{line}." for line in [*claims, *_counted(sweep)])
+def _view(section: Section, asked: Asked) -> View:
+    by = [key for key in asked.by if key in section.sweep.condition_keys]
+    sweep = aligned.averaged(section.sweep, by) if by else section.sweep
+    metrics = [name for name in asked.metrics if name in sweep.replicates.metrics]
+    sweep = replace(sweep, headline=metrics[0]) if metrics else sweep
+    partner = None
+    if asked.baseline:
+        with contextlib.suppress(UserError):  # a baseline of another experiment's
+            partner = differences.partners(sweep, asked.baseline)
+    return View(section, sweep, metrics, partner)
 
 
-def _claims(sweep: Sweep, name: str) -> list[str]:
-    matrix, label = sweep.replicates.metrics[name], quantity(name).label
-    known = _known(matrix)
-    if not known:
-        return [f"{label}: no replica has a value, nothing can be concluded"]
-    if len(known) == 1:
-        interval = mean_interval(matrix[known[0]], quantity(name).scale)
-        return [f"{label}, {_where(sweep.conditions[known[0]])}: {interval}; one condition, nothing to compare"]
-    if key := changes_meaning(name, sweep.condition_keys):
-        return [f"{label}: {key} changes what it measures, so its values are not compared"]
-    pairs = _numeric_ends(sweep, known)
-    if pairs:
-        comparisons = len(pairs)
+def _made(out: str | None) -> Path:
+    """The folder of the comparison; one that was not named is new. Raises: UserError for a job's."""
+    if out is None:
+        folder = Path("comparisons") / datetime.now().strftime("%Y-%m-%d/%H-%M-%S-%f")
+        folder.mkdir(parents=True)
+        return folder
+    folder = Path(out)
+    if (folder / "result.json").exists():
+        raise UserError(f"--out {shortened(out)}: holds a job's own tables; name another folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+# One experiment
+
+
+def _show(view: View, folder: Path, asked: Asked, console: Console) -> None:
+    """Write a section's tables and figures, and print its comparison."""
+    section, sweep = view.section, view.sweep
+    folder.mkdir(parents=True, exist_ok=True)
+    saved = results.save(section.sweep, folder, conditions=sweep)
+    write_table(folder / "jobs.csv", aligned.jobs_table(section))
+    sentences = _concluded(section, saved.tables, folder, asked)
+    findings.render(sweep, console, view.metrics, against_first=view.partner is None)
+    if sweep.condition_keys != section.sweep.condition_keys:
+        _print_lines(findings.failures(section.sweep.jobs), console, "red")
+    if view.partner is None:
+        sentences = [*findings.finding(sweep).splitlines(), *sentences]
     else:
-        pairs, comparisons = [(known[0], _furthest(name, matrix, known))], len(known) - 1
-    return [
-        _sentence(label, _between(sweep, first, last), matrix[first], matrix[last], comparisons)
-        for first, last in pairs
-    ]
+        sentences = [*_against_baseline(view, view.partner, folder, asked, console), *sentences]
+    _print_lines(_notes(section, sweep), console, "dim")
+    _print_lines(sentences, console, "bold")
 
 
-def _between(sweep: Sweep, first: int, last: int) -> str:
-    """ "batch_size 16 to 256", of several keys "batch_size 16 to 256 at depth=2"; else both conditions in full."""
-    low, high = sweep.conditions[first].values, sweep.conditions[last].values
-    differing = [key for key in low if low[key] != high[key]]
-    if len(differing) != 1:
-        return f"{_where(sweep.conditions[first])} to {_where(sweep.conditions[last])}"
-    (key,) = differing
-    same = ", ".join(f"{other}={value}" for other, value in low.items() if other != key)
-    return one_line(f"{key} {low[key]} to {high[key]}" + (f" at {same}" if same else ""))
+def _print_lines(lines: Sequence[str], console: Console, style: str) -> None:
+    for line in lines:
+        console.print(Text(line, style=style), soft_wrap=True)
 
 
-def _numeric_ends(sweep: Sweep, known: Sequence[int]) -> list[tuple[int, int]]:
-    """Rows of the smallest and the largest value of the first numeric key, for each value of the others; [] if many."""
-    for key in sweep.condition_keys:
-        values = {row: sweep.conditions[row].values[key] for row in known}
-        if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values.values()):
-            groups: dict[tuple[Any, ...], list[int]] = {}
-            for row in known:
-                others = tuple(v for k, v in sweep.conditions[row].values.items() if k != key)
-                groups.setdefault(others, []).append(row)
-            ends = [(min(rows, key=values.__getitem__), max(rows, key=values.__getitem__)) for rows in groups.values()]
-            pairs = [(low, high) for low, high in ends if low != high]
-            return pairs if len(pairs) <= 4 else []
-    return []
+def _concluded(section: Section, tables: Tables, folder: Path, asked: Asked) -> list[str]:
+    """What the experiment concludes and draws from the tables, if it is hw1's or allowed."""
+    try:
+        experiment = _experiment(section.members[0], asked.allow)
+    except (UserError, OSError, TypeError, ValueError, KeyError, yaml.YAMLError) as error:
+        print(f"warning: no figures: {one_line(error)}", file=sys.stderr)
+        return []
+    tables = {name: rows for name, rows in tables.items() if len(rows)}
+    return outcome.conclude(folder, experiment, tables, list(section.sweep.keys), asked.draw)
 
 
-def _furthest(name: str, matrix: Array, known: Sequence[int]) -> int:
-    """The best row but the first; for a metric without better direction the one furthest from the first."""
-    means = {row: float(np.mean(matrix[row][np.isfinite(matrix[row])])) for row in known}
-    score: dict[str | None, Callable[[int], float]] = {
-        "lower": lambda row: -means[row],
-        "higher": lambda row: means[row],
-        None: lambda row: abs(means[row] - means[known[0]]),
-    }
-    return max(known[1:], key=score[quantity(name).better])
+def _experiment(member: Member, allow: Sequence[str]) -> Experiment:
+    """What draws the tables: one of hw1's own experiments, or of the modules that were allowed on this command line.
+
+    It is given plain values. A key that it has not any more is left out, one that it has got since is None.
+    """
+    key, target = "experiment._target_", member.target
+    if not target.startswith((EXPERIMENTS, *(f"{module}." for module in allow))):
+        raise UserError(f"{key}={shortened(target)}: is none of hw1's; --allow MODULE names where it is defined")
+    found, node = parts.find(target, allow, key), aligned.experiment_node(member)
+    if not (isinstance(found, type) and issubclass(found, Experiment) and is_dataclass(found)):
+        raise UserError(f"{key}={shortened(target)}: is no experiment")
+    return found(**{field.name: node.get(field.name) for field in fields(found)})
 
 
-def _sentence(label: str, between: str, a: Array, b: Array, comparisons: int) -> str:
-    """One claim; its direction is asserted only if the interval of the difference excludes 0."""
-    kind, interval = _compare(a, b, paired_difference, welch_difference, level=1 - 0.05 / comparisons)
-    arrow = _arrow(a, b, interval)
-    if math.isnan(interval.low):
-        single = min(np.isfinite(a).sum(), np.isfinite(b).sum()) == 1
-        return f"{label}, {between}: {arrow}. {SINGLE if single else DISJOINT}"
-    if interval.low == interval.high and interval.mean != 0:
-        return f"{label}, {between}: {arrow}, n={interval.n}, {NO_SPREAD}"
-    numbers = f"{arrow}, {kind} {interval.text(signed=True)}, n={interval.n}"
-    if comparisons > 1:
-        numbers += f" (simultaneous over {comparisons} comparisons)"
-    if not interval.excludes(0):
-        return f"{label}, {between}: {numbers}: not resolved"
-    return f"{label} {'falls' if interval.mean < 0 else 'rises'} from {between}: {numbers}"
+def _notes(section: Section, sweep: Sweep) -> list[str]:
+    """How the jobs were put together, where that is not plain from the table."""
+    notes = []
+    if others := [key for key in section.sweep.condition_keys if key not in sweep.condition_keys]:
+        places = len(aligned.shared_values(section.sweep, sweep.condition_keys))
+        which = "1 value" if places == 1 else f"the {places} values"
+        notes.append(f"each replicate averaged over {which} of {', '.join(others)} that all conditions have")
+    for same, of in ((True, "with the same numbers"), (False, "with other numbers (other code, versions or machine)")):
+        repeats = [repeat for repeat in section.repeats if repeat.same == same]
+        if repeats:
+            pairs = [f"{one_line(repeat.job)} is {one_line(repeat.first)}" for repeat in repeats[:_LISTED]]
+            more = ", …" if len(repeats) > _LISTED else ""
+            jobs = "1 job repeats another" if len(repeats) == 1 else f"{len(repeats)} jobs repeat others"
+            notes.append(f"{jobs} {of}, counted once: {', '.join(pairs)}{more}")
+    for key, values in section.machine.items():
+        notes.append(f"no condition, though it differs: {key} ({shortened(', '.join(map(written, values)))})")
+    versions = aligned.versions(section)
+    if len(versions) > 1:
+        notes.append(f"made with different versions: {shortened('; '.join(versions), 160)}")
+    return [one_line(note) for note in notes]
 
 
-def _arrow(a: Array, b: Array, difference: Interval) -> str:
-    """ "0.41 → 0.22": means over the replicates the difference is over, so that the three numbers agree."""
-    both = np.isfinite(a) & np.isfinite(b)
-    pairs = both if both.sum() >= 2 else None
-    means = [mean_interval(values if pairs is None else values[pairs]) for values in (a, b)]
-    decimals = difference.decimals() if difference.high > difference.low else max(m.decimals() for m in means)
-    decimals = max(decimals, *(first_digit(m.mean) for m in means))  # a mean that is small is not 0
-    return " → ".join(number(mean.mean, decimals) for mean in means)
+# Against a baseline
 
 
-def _counted(sweep: Sweep) -> list[str]:
-    """Diverged replicas per condition and jobs per status, in words; none if there are none."""
-    replicates, said = sweep.replicates, []
-    rows = np.flatnonzero(replicates.diverged.any(axis=1))
-    for row in rows[:_LISTED]:
-        diverged, present = int(replicates.diverged[row].sum()), int(replicates.present[row].sum())
-        said.append(f"{diverged} of {present} replicas diverged at {_where(sweep.conditions[row])}")
-    if len(rows) > _LISTED:
-        said.append(f"replicas diverged at {len(rows) - _LISTED} more conditions, see comparison.csv")
-    bad = [job.status for job in sweep.jobs if job.status != "ok"]
-    said += [f"{bad.count(status)} of {len(sweep.jobs)} jobs {status}" for status in dict.fromkeys(bad)]
-    return said
+def _against_baseline(
+    view: View, partner: dict[int, int | None], folder: Path, asked: Asked, console: Console
+) -> list[str]:
+    """Write differences.csv, print a table per metric that was asked for or is the headline; a sentence for each."""
+    sweep = view.sweep
+    sentences: list[str] = []
+    keys = [key for key, _ in asked.baseline]
+    comparable = [name for name in _measured(sweep) if not findings.changes_meaning(name, keys)]
+    found = {name: differences.differences(sweep, partner, name) for name in comparable}
+    kept = [name for name in comparable if name in view.metrics or (not view.metrics and quantity(name).better)]
+    write_table(
+        folder / "differences.csv",
+        differences.table([each for name in kept for each in found[name]], sweep.condition_keys),
+    )
+    baseline = ", ".join(f"{key}={text}" for key, text in asked.baseline)
+    for name in view.metrics or findings.main_metrics(sweep):
+        if key := findings.changes_meaning(name, keys):
+            sentences.append(f"{quantity(name).label}: {key} changes what it measures, so its values are not compared.")
+        elif there := [each for each in found.get(name, []) if each.contrast.interval.n]:
+            _print_differences(there, keys, f"{quantity(name).label}, against {baseline}", console)
+            sentences.append(_in_words(there, baseline))
+        else:
+            sentences.append(f"{quantity(name).label} against {baseline}: no condition and its baseline have it.")
+    alone = [sweep.conditions[row] for row, base in partner.items() if base is None]
+    if alone:
+        listed = "; ".join(map(str, alone[:_LISTED])) + ("; …" if len(alone) > _LISTED else "")
+        sentences.append(f"no baseline for {len(alone)} of {len(sweep.conditions)} conditions: {listed}.")
+    return [one_line(sentence) for sentence in sentences]
 
 
-def _where(condition: Condition) -> str:
-    if len(condition.values) == 1:
-        return one_line(" ".join(str(part) for part in next(iter(condition.values.items()))))
-    return one_line(condition)
+def _measured(sweep: Sweep) -> list[str]:
+    return [name for name, matrix in sweep.replicates.metrics.items() if np.isfinite(matrix).any()]
+
+
+def _print_differences(found: Sequence[Difference], baseline: Sequence[str], title: str, console: Console) -> None:
+    """A table; the keys of the baseline are in it, and of the others those that differ."""
+    console.print(Text(one_line(title), style="italic"), soft_wrap=True)
+    kinds = dict.fromkeys(each.contrast.kind for each in found)
+    values = {key: [written(each.condition.values[key]) for each in found] for key in found[0].condition.values}
+    keys = [key for key, column in values.items() if key in baseline or len(set(column)) > 1]
+    table = Table(box=box.SIMPLE_HEAD)
+    for head in (*keys, "baseline", "mean", f"{' or '.join(kinds)} [95 %]", "n", "verdict"):
+        table.add_column(Text(findings.cell(head)), no_wrap=True)
+    for each in found:
+        n = f"{each.contrast.interval.n}{'' if each.contrast.paired else ' unpaired'}"
+        cells = [findings.cell(each.condition.values[key]) for key in keys]
+        cells += [rounded(each.baseline_mean), rounded(each.mean), each.contrast.text(), n, each.contrast.verdict]
+        table.add_row(*map(Text, cells))
+    console.print(table)
+    _print_lines([_how(found)], console, "dim")
+
+
+def _how(found: Sequence[Difference]) -> str:
+    """What the intervals are, in a line."""
+    ways = dict.fromkeys("paired by seed and replica" if each.contrast.paired else "unpaired (Welch)" for each in found)
+    comparisons = found[0].comparisons
+    together = f", simultaneous over {comparisons} comparisons (Bonferroni)" if comparisons > 1 else ""
+    ratio = "; a ratio is of geometric means" if any(each.contrast.kind == "ratio" for each in found) else ""
+    neutral = " or ".join(dict.fromkeys(f"{each.contrast.neutral:g}" for each in found))
+    return f"{' or '.join(ways)}; 95 % t-intervals{together}; not resolved where {neutral} is in it{ratio}"
+
+
+def _in_words(found: Sequence[Difference], baseline: str) -> str:
+    """ "softmax sensitivity against model.dropout=0: lower in 2 of 3 conditions, not resolved in 1."."""
+    verdicts = [each.contrast.verdict for each in found]
+    counts = {verdict: verdicts.count(verdict) for verdict in VERDICTS if verdict in verdicts}
+    first, *others = (f"{verdict} in {count}" for verdict, count in counts.items())
+    of = f" of {len(found)} conditions" if len(found) > 1 else " condition"
+    return f"{quantity(found[0].metric).label} against {baseline}: {', '.join([first + of, *others])}."
+
+
+if __name__ == "__main__":
+    sys.exit(main())

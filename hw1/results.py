@@ -1,12 +1,14 @@
-"""What the jobs of a sweep left on disk, whatever failed: their tables under one another, and one row per condition.
+"""What jobs left on disk, whatever failed: their tables under one another, and one row per condition.
 
 Jobs that differ only in a seed are replication, so they are one condition; a replicate is (seeds, replica). Every
 metric becomes a matrix (conditions, replicates) with NaN where a replicate diverged or its job has no result.
 """
 
+import io
+import itertools
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -16,19 +18,23 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from hw1.errors import UserError, one_line
+from hw1.errors import UserError, one_line, shortened
 from hw1.experiments import SEEDS
 from hw1.files import read_table, write_table
 from hw1.quantities import quantity
 from hw1.statistics import Array, mean_interval
 
 STATUSES = ("ok", "running", "failed", "interrupted")
+BATCH = 200_000  # bytes of tables parsed as one file; less than pandas takes at once, so that types are certain
 Flags = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
 class Job:
-    """One planned job and what it left. `tables` (by file stem) only if ok; `error` is one line, only if not ok."""
+    """One planned job and what it left. `tables` (by file stem) only if ok; `error` is one line, only if not ok.
+
+    `record` is its result.json, {} where there is none; `name` is how it is told from jobs of other sweeps.
+    """
 
     number: int
     folder: Path
@@ -37,6 +43,11 @@ class Job:
     error: str | None = None
     wall_seconds: float | None = None
     tables: dict[str, pd.DataFrame] = field(default_factory=dict, repr=False)
+    record: dict[str, Any] = field(default_factory=dict, repr=False)
+    name: str = ""
+
+    def __str__(self) -> str:
+        return self.name or f"job {self.number}"
 
 
 @dataclass(frozen=True)
@@ -75,7 +86,10 @@ class Replicates:
 
 @dataclass(frozen=True)
 class Sweep:
-    """The planned jobs of a sweep with what they left, in the order of their numbers."""
+    """The planned jobs of a sweep with what they left, in the order of their numbers.
+
+    Also jobs of several sweeps, once they are aligned: a sweep is what one command planned, or what was put together.
+    """
 
     folder: Path
     experiment: str
@@ -125,11 +139,13 @@ def read_sweep(folder: Path) -> Sweep:
     folder = Path(folder)
     try:
         plan = _plan(_json(folder / "sweep.json"))
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         plan = _plan_from_jobs(folder)
         if not plan["jobs"]:
             raise UserError(f"{folder}: not a sweep's folder: sweep.json: {one_line(error)}") from None
-    jobs = [_read_job(folder / str(number), number, plan["jobs"][number]) for number in sorted(plan["jobs"])]
+    numbers = sorted(plan["jobs"])
+    read = _together([file for number in numbers for file in (folder / str(number)).glob("*.csv")])
+    jobs = [read_job(folder / str(number), number, plan["jobs"][number], read) for number in numbers]
     return Sweep(folder, plan["experiment"], plan["command"], plan["keys"], plan["headline"], tuple(jobs))
 
 
@@ -154,42 +170,46 @@ def _plan_from_jobs(folder: Path) -> dict[str, Any]:
         if path.parent.name.isdecimal():
             try:
                 found[int(path.parent.name)] = dict(_json(path)["overrides"])
-            except (OSError, ValueError, TypeError, KeyError):
+            except (OSError, ValueError, TypeError, KeyError, RecursionError):
                 found[int(path.parent.name)] = {}
     names = dict.fromkeys(key for number in sorted(found) for key in found[number])
-    keys = [key for key in names if len({_scalar(overrides.get(key)) for overrides in found.values()}) > 1]
+    keys = [key for key in names if len({scalar(overrides.get(key)) for overrides in found.values()}) > 1]
     jobs = [{"job": number, "overrides": overrides} for number, overrides in found.items()]
     return _plan({"keys": keys, "jobs": jobs})
 
 
 def _swept(keys: Sequence[str], overrides: dict[str, Any]) -> dict[str, Any]:
-    return {key: _scalar(overrides[key]) if key in overrides else "" for key in keys}
+    return {key: scalar(overrides[key]) if key in overrides else "" for key in keys}
 
 
-def _scalar(value: Any) -> Any:
+def scalar(value: Any) -> Any:
     """A swept value as one table cell: numbers, booleans and strings as they are, the rest as JSON."""
-    return value if isinstance(value, bool | int | float | str) else json.dumps(value)
+    return value if isinstance(value, bool | int | float | str) else json.dumps(value, default=str)
 
 
-def _read_job(folder: Path, number: int, overrides: dict[str, Any]) -> Job:
+def read_job(
+    folder: Path, number: int, overrides: dict[str, Any], read: Mapping[Path, pd.DataFrame] | None = None
+) -> Job:
+    """Read a job's result and tables, but for those already `read`; what is broken becomes its status and reason."""
     try:
         result = _json(folder / "result.json")
     except FileNotFoundError:
         return Job(number, folder, overrides, "not started", "no result.json")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         return Job(number, folder, overrides, "failed", f"result.json: {one_line(error)}")
     status, wall = result.get("status"), result.get("wall_seconds")
     wall = float(wall) if isinstance(wall, int | float) else None
     if status not in STATUSES:
-        return Job(number, folder, overrides, "failed", f"result.json: unknown status {status!r}", wall)
+        reason = f"result.json: unknown status {shortened(repr(status))}"
+        return Job(number, folder, overrides, "failed", one_line(reason), wall, record=result)
     if status != "ok":
         unsaid = "ended without recording a result" if status == "running" else "no reason recorded"
         reason = result.get("error") or unsaid
-        return Job(number, folder, overrides, status, one_line(reason), wall)
+        return Job(number, folder, overrides, status, one_line(reason), wall, record=result)
     try:
-        return Job(number, folder, overrides, "ok", None, wall, _read_tables(folder))
+        return Job(number, folder, overrides, "ok", None, wall, _read_tables(folder, read or {}), result)
     except (OSError, ValueError) as error:
-        return Job(number, folder, overrides, "failed", one_line(error), wall)
+        return Job(number, folder, overrides, "failed", one_line(error), wall, record=result)
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -199,17 +219,56 @@ def _json(path: Path) -> dict[str, Any]:
     return record
 
 
-def _read_tables(folder: Path) -> dict[str, pd.DataFrame]:
+def _read_tables(folder: Path, read: Mapping[Path, pd.DataFrame]) -> dict[str, pd.DataFrame]:
     """All tables of a finished job by file stem. Raises ValueError naming the file that is broken or missing."""
     tables = {}
     for path in sorted(folder.glob("*.csv")):
         try:
-            tables[path.stem] = read_table(path)
+            tables[path.stem] = read[path] if path in read else read_table(path)
         except ValueError as error:  # pandas' parser errors and undecodable bytes are ValueErrors
             raise ValueError(f"{path.name}: {error}") from None
     if "summary" not in tables or tables["summary"].empty:
         raise ValueError(f"summary.csv: {'no rows' if 'summary' in tables else 'missing'}")
     return tables
+
+
+def _together(files: Sequence[Path]) -> dict[Path, pd.DataFrame]:
+    """Tables of many jobs, those of one name and header parsed as one file: most of the time of a parse is its start.
+
+    What cannot be read so, for whatever reason, is left out: read by itself, it says what is wrong with it.
+    """
+    batches: dict[tuple[str, bytes], list[tuple[Path, bytes]]] = {}
+    found: dict[Path, pd.DataFrame] = {}
+    for file in files:
+        try:
+            header, _, body = file.read_bytes().partition(b"\n")
+        except OSError:
+            continue
+        batch = batches.setdefault((file.name, header), [])
+        if sum(len(other) for _, other in batch) + len(body) > BATCH:
+            found |= _parsed(header, batch)
+            batch.clear()
+        batch.append((file, body))
+    for (_, header), batch in batches.items():
+        found |= _parsed(header, batch)
+    return found
+
+
+def _parsed(header: bytes, batch: Sequence[tuple[Path, bytes]]) -> dict[Path, pd.DataFrame]:
+    """The tables of a batch; none where lines are not rows in each of them, or nothing is gained."""
+    ends = list(itertools.accumulate(body.count(b"\n") for _, body in batch))
+    if len(batch) < 2 or not all(body.endswith(b"\n") for _, body in batch):
+        return {}
+    try:
+        text = io.BytesIO(b"".join([header, b"\n", *(body for _, body in batch)]))
+        frame = read_table(text)  # type: ignore[arg-type]
+    except ValueError:
+        return {}
+    if len(frame) != ends[-1]:  # a line break within quotes, an empty line, a quote without end
+        return {}
+    begins = [0, *ends[:-1]]
+    rows = (frame.iloc[begin:end].reset_index(drop=True) for begin, end in zip(begins, ends, strict=True))
+    return {file: table for (file, _), table in zip(batch, rows, strict=True)}
 
 
 # Tables
@@ -309,8 +368,15 @@ def _counts(values: Sequence[int] | np.ndarray, seen: np.ndarray) -> pd.Series:
 
 def write(folder: Path) -> Written:
     """Read a sweep, write comparison.csv and its concatenated tables into `folder`, each by atomic replace."""
-    sweep = read_sweep(folder)
-    written = Written(sweep, comparison(sweep), tables(sweep))
+    return save(read_sweep(folder), folder)
+
+
+def save(sweep: Sweep, folder: Path, conditions: Sweep | None = None) -> Written:
+    """Write the concatenated tables of a sweep and comparison.csv into `folder`, each by atomic replace.
+
+    `conditions`: what comparison.csv has a row for each of, if not the sweep's own.
+    """
+    written = Written(sweep, comparison(conditions or sweep), tables(sweep))
     for name, frame in [*written.tables.items(), ("comparison", written.comparison)]:
-        write_table(sweep.folder / f"{name}.csv", frame)
+        write_table(folder / f"{name}.csv", frame)
     return written

@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -48,21 +49,55 @@ class Interval:
             return max(0, 1 - _exponent(half, 2))
         return max(0, 3 - _exponent(self.mean, 4))
 
-    def text(self, signed: bool = False) -> str:
-        """Mean and interval, "0.412 [0.388, 0.437]"; without an interval "0.412"; with no value at all "—"."""
+    def text(self, signed: bool = False, neutral: float = 0.0) -> str:
+        """Mean and interval, "0.412 [0.388, 0.437]"; without an interval "0.412"; with no value at all "—".
+
+        With its sign a difference is written, whose `neutral` value is 0; a ratio's is 1.
+        """
         if self.n == 0:
             return "—"
         if math.isnan(self.low) or self.low == self.high:
             # no spread to take the digits from; equal replicas (a parameter count) need no brackets of zero width
             return _without_zeros(number(self.mean, self.decimals(), signed))
         decimals = self.decimals()
-        if signed and self.excludes(0):  # and must be seen to: no end of it may be rounded to 0
-            decimals = max(decimals, *(-_exponent(end, 1) for end in (self.low, self.high)))
+        if (signed or neutral) and self.excludes(neutral):  # and must be seen to: no end may be rounded to it
+            decimals = max(decimals, *(first_digit(end - neutral) for end in (self.low, self.high)))
         mean, low, high = (number(value, decimals, signed) for value in (self.mean, self.low, self.high))
         return f"{mean} [{low}, {high}]"
 
     def __str__(self) -> str:
         return f"{self.text()}, n={self.n}"
+
+
+VERDICTS = ("lower", "higher", "not resolved")
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """What one condition has against another: a ratio, whose neutral value is 1, or a difference, whose is 0."""
+
+    kind: Literal["ratio", "difference"]
+    paired: bool
+    interval: Interval
+
+    @property
+    def neutral(self) -> float:
+        """The value that says that both are equal."""
+        return 1.0 if self.kind == "ratio" else 0.0
+
+    @property
+    def verdict(self) -> str:
+        """higher or lower, if the interval says so; without an interval, or without spread, nothing is resolved."""
+        interval = self.interval
+        if not interval.low < interval.high or not interval.excludes(self.neutral):
+            return "not resolved"
+        return "higher" if interval.low > self.neutral else "lower"
+
+    def text(self) -> str:
+        """ "×0.87 [0.80, 0.94]" or "−0.020 [−0.026, −0.015]"."""
+        if self.kind == "ratio" and self.interval.n:
+            return f"×{self.interval.text(neutral=1.0)}"
+        return self.interval.text(signed=True)
 
 
 def number(value: float, decimals: int, signed: bool = False) -> str:
@@ -76,6 +111,11 @@ def number(value: float, decimals: int, signed: bool = False) -> str:
     if float(written) == 0:
         written = written.lstrip("+-")  # a difference that rounds to nothing has no direction
     return written.replace("-", "−")
+
+
+def rounded(value: float) -> str:
+    """A number that has no interval, with four significant digits; "—" for NaN."""
+    return Interval(value, math.nan, math.nan, 0 if math.isnan(value) else 1).text()
 
 
 def mean_interval(values: ArrayLike, scale: str = "linear", level: float = 0.95) -> Interval:
@@ -131,6 +171,31 @@ def welch_difference(a: ArrayLike, b: ArrayLike, level: float = 0.95) -> Interva
 def welch_p_value(a: ArrayLike, b: ArrayLike) -> float:
     """Two-sided p of Welch's t test of equal means; NaN where a group has fewer than two finite values."""
     return _p_value(*_welch(_finite(a), _finite(b)))
+
+
+def contrast(a: ArrayLike, b: ArrayLike, scale: str = "linear", level: float = 0.95) -> Contrast:
+    """b against a: paired where at least two replicates are shared, else Welch's; n counts pairs, or the smaller group.
+
+    On the log scale, of values above 0, the ratio of the geometric means, exp(mean(ln b − ln a)), with the interval of
+    the difference of logarithms transformed back; on other scales the difference of the means, b − a.
+
+    Args: a, b: (n,) aligned replica by replica, NaN where there is none. Raises: ValueError if their lengths differ.
+    """
+    first, second = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
+    paired = shares_pairs(first, second)
+    difference = paired_difference if paired else welch_difference
+    if scale != "log" or min(_finite(first).min(initial=1), _finite(second).min(initial=1)) <= 0:
+        return Contrast("difference", paired, difference(first, second, level))
+    logs = difference(np.log(first), np.log(second), level)
+    with np.errstate(over="ignore"):
+        mean, low, high = (float(end) for end in np.exp([logs.mean, logs.low, logs.high]))
+    return Contrast("ratio", paired, Interval(mean, low, high, logs.n))
+
+
+def shares_pairs(a: Array, b: Array) -> bool:
+    """Whether to compare replica by replica: two pairs at least, or too few values for anything else."""
+    counts = np.isfinite(a).sum(), np.isfinite(b).sum()
+    return bool((np.isfinite(a) & np.isfinite(b)).sum() >= 2 or min(counts) < 2)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -1,389 +1,358 @@
-"""The comparison of synthetic sweep folders: whole, with failed, missing and broken jobs, with odd names."""
+"""`python -m hw1.compare`: what is aligned, what counts once, differences to a baseline, bad input, hostile folders."""
 
-import io
 import json
-import math
-from collections.abc import Callable
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
-from rich.console import Console
-from scipy.stats import ttest_1samp
+from conftest import environment, run_program, sweep_folder
+from scipy.stats import ttest_rel
 
-from hw1 import compare, results
-from hw1.errors import UserError
+from hw1 import compare
 from hw1.files import read_table
-from hw1.statistics import mean_interval
 
-Values = list[list[float]]
+CONFIG = """\
+batch_size: {batch_size}
+epochs: {epochs}
+depth: {depth}
+seed: {seed}
+init_seed: {init_seed}
+order_seed: ${{seed}}
+replicas: {replicas}
+schedule:
+  hold: {hold}
+device: {device}
+store: {store}
+model:
+  _target_: {model}
+  depth: ${{depth}}
+  dropout: {dropout}
+optimizer:
+  _target_: torch.optim.Adam
+  lr: {lr}
+experiment:
+  _target_: {experiment}
+  examples: null
+  noise_examples: null
+"""
+DEFAULTS = {
+    "batch_size": 64, "epochs": 4, "depth": 2, "seed": 0, "init_seed": "${seed}", "replicas": 3, "hold": "epochs",
+    "device": "cpu", "store": "runs", "model": "hw1.models.cnn", "dropout": 0.0, "lr": 0.005,
+    "experiment": "hw1.experiments.sensitivity.Sensitivity",
+}  # fmt: skip
+CHOICES = {"control": "none", "experiment": "sensitivity", "model": "cnn", "optimizer": "adam_short"}
+OPTIONS = {  # group → option → what it sets
+    "model": {"mlp": {"model": "hw1.models.mlp", "depth": 1}, "cnn": {}},
+    "control": {"fixed_steps": {"hold": "steps"}, "none": {}},
+    "optimizer": {"adam": {"lr": 0.001}, "adam_short": {}},
+}
+LEAVES = {"dropout": "model.dropout", "lr": "optimizer.lr", "hold": "schedule.hold"}
+LOW, HIGH = [0.10, 0.12, 0.11], [0.20, 0.23, 0.21]
 
 
-def make(folder: Path, jobs: list[dict[str, Any]], values: Values, metric: str = "softmax_jacobian") -> Path:
-    """A sweep's folder with one job per dict of overrides, whose replicas measured values[job]; NaN is diverged."""
-    plan = [{"job": number, "overrides": overrides} for number, overrides in enumerate(jobs)]
-    record = {"experiment": "sensitivity", "command": "x", "keys": list(jobs[0]), "headline": metric, "jobs": plan}
-    (folder / "sweep.json").write_text(json.dumps(record))
-    for number, (overrides, measured) in enumerate(zip(jobs, values, strict=True)):
-        job = folder / str(number)
-        job.mkdir()
-        finish(job, "ok", overrides)
-        status = ["diverged" if math.isnan(value) else "ok" for value in measured]
-        rows = {"replica": range(len(measured)), "status": status, metric: measured, "steps": 10}
-        pd.DataFrame(rows).to_csv(job / "summary.csv", index=False)
+def job(folder: Path, values: Sequence[float] = LOW, typed: Mapping[str, Any] = {}, **defaults: Any) -> Path:
+    """A finished job: what was `typed` (an option of a group sets what it sets), and other defaults than DEFAULTS."""
+    settings = DEFAULTS | defaults
+    for group in OPTIONS.keys() & typed.keys():
+        settings |= OPTIONS[group][typed[group]]
+    settings |= {key: value for key, value in typed.items() if key in DEFAULTS and key not in OPTIONS}
+    choices = CHOICES | {group: typed[group] for group in OPTIONS.keys() & typed.keys()}
+    (folder / ".hydra").mkdir(parents=True)
+    (folder / ".hydra" / "config.yaml").write_text(CONFIG.format(**settings))
+    lines = "".join(f"      {group}: {option}\n" for group, option in choices.items())
+    (folder / ".hydra" / "hydra.yaml").write_text(f"hydra:\n  runtime:\n    choices:\n{lines}  verbose: false\n")
+    overrides = {LEAVES.get(key, key): str(value) for key, value in typed.items()}
+    finish(folder, "ok", overrides)
+    rows = {"replica": range(len(values)), "status": "ok", "softmax_jacobian": values, "test_accuracy": 0.9}
+    pd.DataFrame(rows).to_csv(folder / "summary.csv", index=False)
     return folder
 
 
-def finish(job: Path, status: str, overrides: dict[str, Any], error: str | None = None) -> None:
-    record = {"status": status, "overrides": overrides, "runs": {}, "error": error, "wall_seconds": 1.5}
-    (job / "result.json").write_text(json.dumps(record))
-
-
-BATCH_SIZES: list[dict[str, Any]] = [{"batch_size": size} for size in (16, 64, 256)]
-FALLING = [[0.40, 0.42, 0.44], [0.30, 0.33, 0.33], [0.20, 0.22, 0.25]]
+def finish(folder: Path, status: str, overrides: Mapping[str, Any], error: str | None = None) -> None:
+    record = {"status": status, "overrides": dict(overrides), "runs": {}, "error": error, "wall_seconds": 1.5}
+    (folder / "result.json").write_text(json.dumps(record))
 
 
 @pytest.fixture
-def sweep_folder(tmp_path: Path) -> Path:
-    return make(tmp_path, BATCH_SIZES, FALLING)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
 
 
-def rendered(folder: Path, width: int = 100) -> str:
-    printed = io.StringIO()
-    compare.render(results.read_sweep(folder), Console(file=printed, width=width))
-    return printed.getvalue()
+def compared(*words: str | Path) -> tuple[int, pd.DataFrame]:
+    """The exit code and comparison.csv, without figures."""
+    code = compare.main([*map(str, words), "--no-figures", "--out", "out"])
+    return code, read_table(Path("out/comparison.csv"))
 
 
-def test_complete_sweep(sweep_folder: Path) -> None:
-    written = results.write(sweep_folder)
-    frame = read_table(sweep_folder / "comparison.csv")
-    assert list(frame.columns[:3]) == ["batch_size", "status", "diverged"]
-    assert frame["batch_size"].tolist() == [16, 64, 256]
-    assert frame["status"].tolist() == ["ok"] * 3
-    assert frame["softmax_jacobian_n"].tolist() == [3] * 3
-    expected = mean_interval(FALLING[0], "log")
-    row = [frame[f"softmax_jacobian_{part}"].iloc[0] for part in ("mean", "low", "high")]
-    assert row == [expected.mean, expected.low, expected.high]  # exactly: full precision in the file
-    assert written.comparison["softmax_jacobian_low"].tolist() == frame["softmax_jacobian_low"].tolist()
-    assert [path.name for path in sweep_folder.iterdir() if path.name.startswith(".")] == []
+def keys_of(frame: pd.DataFrame) -> list[str]:
+    return list(frame.columns[: list(frame.columns).index("status")])
 
 
-def test_finding_of_one_numeric_key(sweep_folder: Path) -> None:
-    said = compare.finding(results.read_sweep(sweep_folder))
-    assert said.startswith(
-        "softmax sensitivity falls from batch_size 16 to 256: 0.420 → 0.223, paired difference −0.197 ["
-    )
-    assert said.endswith("], n=3.")
+def test_a_key_typed_in_one_and_default_in_the_other_is_one_key(here: Path) -> None:
+    code, frame = compared(job(here / "A"), job(here / "B", typed={"dropout": 0.5}))
+    assert code == 0
+    assert keys_of(frame) == ["model.dropout"]
+    assert frame["model.dropout"].tolist() == [0.0, 0.5]
+    assert frame["softmax_jacobian_n"].tolist() == [3, 3]
 
 
-def test_finding_orders_a_numeric_key_by_value(tmp_path: Path) -> None:
-    folder = make(tmp_path, BATCH_SIZES[::-1], FALLING)
-    assert "rises from batch_size 16 to 256" in compare.finding(results.read_sweep(folder))
+def test_an_option_stands_for_what_it_sets(here: Path) -> None:
+    _, frame = compared(job(here / "A"), job(here / "B", typed={"model": "mlp"}), job(here / "C", typed={"depth": 5}))
+    assert keys_of(frame) == ["model", "depth"]  # depth was typed once; model._target_ and model.depth follow
+    assert frame["depth"].tolist() == [2, 1, 5]
 
 
-def test_unresolved_difference_is_said_to_be(tmp_path: Path) -> None:
-    folder = make(tmp_path, BATCH_SIZES, [[0.3, 0.5, 0.4], [0.4] * 3, [0.45, 0.35, 0.42]])
-    assert compare.finding(results.read_sweep(folder)).endswith(", n=3: not resolved.")
-    assert compare.marks(results.read_sweep(folder), "softmax_jacobian") == ["*", "~", "~"]
+def test_an_option_without_a_node_of_its_own(here: Path) -> None:
+    _, frame = compared(job(here / "A"), job(here / "B", typed={"control": "fixed_steps"}))
+    assert keys_of(frame) == ["control"]
 
 
-def test_one_replica_supports_nothing(tmp_path: Path) -> None:
-    folder = make(tmp_path, BATCH_SIZES, [[0.4], [0.3], [0.2]])
-    sweep = results.read_sweep(folder)
-    assert compare.finding(sweep).endswith("0.4000 → 0.2000. n=1: no interval, nothing can be concluded.")
-    assert compare.marks(sweep, "softmax_jacobian") == ["", "", "*"]
-    assert "n=1: no interval" in rendered(folder)
-    assert results.comparison(sweep)["softmax_jacobian_low"].isna().all()
+def test_options_that_come_to_the_same_make_no_condition(here: Path) -> None:
+    _, frame = compared(job(here / "A"), job(here / "B", HIGH, typed={"optimizer": "adam", "lr": 0.005, "seed": 1}))
+    assert keys_of(frame) == []
+    assert frame["softmax_jacobian_n"].tolist() == [6]
 
 
-def test_best_is_marked_and_distinguished(sweep_folder: Path) -> None:
-    assert compare.marks(results.read_sweep(sweep_folder), "softmax_jacobian") == ["", "", "*"]
-    assert compare.marks(results.read_sweep(sweep_folder), "steps") == ["", "", ""]  # neither way better
+def test_a_default_that_was_changed_in_between_is_seen(here: Path) -> None:
+    _, frame = compared(job(here / "A", typed={"batch_size": 16}), job(here / "B", lr=0.01, typed={"batch_size": 64}))
+    assert keys_of(frame) == ["batch_size", "optimizer.lr"]
 
 
-def test_unaligned_replicas_are_compared_by_welch(tmp_path: Path) -> None:
-    folder = make(tmp_path, BATCH_SIZES[:2], FALLING[:2])
-    path = folder / "1" / "summary.csv"
-    pd.read_csv(path).assign(replica=[7, 8, 9]).to_csv(path, index=False)
-    assert "difference (unpaired) −0.100 [" in compare.finding(results.read_sweep(folder))
-    assert compare.marks(results.read_sweep(folder), "softmax_jacobian") == ["", "*"]
+def test_without_hydras_record_the_leaves_are_named(here: Path) -> None:
+    (job(here / "A") / ".hydra" / "hydra.yaml").unlink()
+    _, frame = compared("A", job(here / "B", typed={"model": "mlp"}))
+    assert keys_of(frame) == ["depth", "model._target_"]
 
 
-def test_failed_job_is_listed_and_counted(sweep_folder: Path) -> None:
-    finish(sweep_folder / "1", "failed", BATCH_SIZES[1], "RuntimeError: [red]no\nmemory\x1b[31m")
-    sweep = results.write(sweep_folder).sweep
-    assert "job 1 (batch_size=64) failed: RuntimeError: [red]no memory?[31m\n" in rendered(sweep_folder)
-    assert compare.finding(sweep).endswith("\n1 of 3 jobs failed.")
-    frame = results.comparison(sweep)
+@pytest.mark.parametrize("key", ["seed", "init_seed"])
+def test_seeds_replicate(here: Path, key: str) -> None:
+    _, frame = compared(job(here / "A"), job(here / "B", HIGH, typed={key: 7}))
+    assert keys_of(frame) == []
+    assert frame["softmax_jacobian_n"].tolist() == [6]
+    assert read_table(Path("out/summary.csv"))[key].tolist() == [0] * 3 + [7] * 3
+
+
+def test_equal_seeds_typed_in_two_ways_are_equal(here: Path) -> None:
+    both = job(here / "A", typed={"seed": 7})
+    _, frame = compared(both, job(here / "B", typed={"seed": 7, "init_seed": 7}), job(here / "C", HIGH))
+    assert frame["softmax_jacobian_n"].tolist() == [6]
+
+
+def test_the_same_replicas_count_once(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    few, many = job(here / "A"), job(here / "B", [*LOW, 0.13, 0.14], store="elsewhere", replicas=5)
+    _, frame = compared(few, many, "B/.")
+    assert frame["softmax_jacobian_n"].tolist() == [5]
+    assert len(read_table(Path("out/summary.csv"))) == 5  # which is what figures are drawn from
+    assert "1 job repeats another with the same numbers, counted once: A is B" in capsys.readouterr().out
+    assert read_table(Path("out/jobs.csv"))["counted"].tolist() == [False, True]
+
+
+def test_other_machines_are_said_but_make_no_condition(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folders = job(here / "A"), job(here / "B", HIGH, device="cuda")
+    _, frame = compared(*folders)
+    assert frame["softmax_jacobian_n"].tolist() == [3]
+    said = capsys.readouterr().out
+    assert "with other numbers (other code, versions or machine), counted once: B is A" in said
+    assert "no condition, though it differs: device (cpu, cuda)" in said
+    _, frame = compared(*folders, "--by", "device")
+    assert frame["device"].tolist() == ["cpu", "cuda"]
+
+
+def test_differences_to_the_baseline_are_paired_ratios(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    values = {(16, 0.0): LOW, (64, 0.0): HIGH, (16, 0.5): HIGH, (64, 0.5): [0.20, 0.22, 0.22]}
+    folders = [job(here / f"{b}_{d}", v, typed={"batch_size": b, "dropout": d}) for (b, d), v in values.items()]
+    compared(*folders, "--baseline", "model.dropout=0", "--metric", "softmax_jacobian")
+    frame = read_table(Path("out/differences.csv"))
+    assert frame["batch_size"].tolist() == [16, 64]
+    assert frame["verdict"].tolist() == ["higher", "not resolved"]
+    assert frame[["n", "comparisons"]].drop_duplicates().values.tolist() == [[3, 2]]
+    ends = ttest_rel(np.log(HIGH), np.log(LOW)).confidence_interval(1 - 0.05 / 2)
+    np.testing.assert_allclose(frame.loc[0, ["low", "high"]].astype(float), np.exp([ends.low, ends.high]))
+    np.testing.assert_allclose(frame.loc[0, "effect"], np.exp(np.mean(np.log(np.divide(HIGH, LOW)))))
+    said = capsys.readouterr().out
+    assert "softmax sensitivity against model.dropout=0: higher in 1 of 2 conditions, not resolved in 1." in said
+    assert "simultaneous over 2 comparisons (Bonferroni)" in said
+    assert "minus the first" not in said
+
+
+def test_a_condition_without_a_baseline_is_said(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folders = [job(here / str(b), typed={"batch_size": b}) for b in (16, 64)]
+    compared(*folders, job(here / "C", HIGH, typed={"batch_size": 64, "dropout": 0.5}), "--baseline", "batch_size=16")
+    assert "no baseline for 1 of 3 conditions: batch_size=64, model.dropout=0.5." in capsys.readouterr().out
+
+
+def test_other_seeds_are_not_paired(here: Path) -> None:
+    compared(job(here / "A"), job(here / "B", HIGH, typed={"dropout": 0.5, "seed": 1}), "--baseline", "model.dropout=0")
+    assert read_table(Path("out/differences.csv"))["paired"].tolist() == [False, False]
+
+
+def test_by_averages_each_replicate_over_what_all_conditions_have(here: Path) -> None:
+    values = {(16, 0.0): LOW, (64, 0.0): HIGH, (256, 0.0): [9, 9, 9], (16, 0.5): HIGH, (64, 0.5): HIGH}
+    folders = [job(here / f"{b}_{d}", v, typed={"batch_size": b, "dropout": d}) for (b, d), v in values.items()]
+    _, frame = compared(*folders, "--by", "model.dropout")
+    assert keys_of(frame) == ["model.dropout"]
+    np.testing.assert_allclose(frame["softmax_jacobian_mean"], [np.mean([LOW, HIGH]), np.mean(HIGH)])
+    assert frame["softmax_jacobian_n"].tolist() == [3, 3]  # no more networks than there are
+    assert len(read_table(Path("out/summary.csv"))) == 15
+
+
+def test_filter(here: Path) -> None:
+    folders = [job(here / str(b), typed={"batch_size": b}) for b in (16, 64, 256)]
+    _, frame = compared(*folders, "--filter", "batch_size=16,256.0", "--filter", "model=cnn")
+    assert frame["batch_size"].tolist() == [16, 256]
+
+
+def test_experiments_have_folders_of_their_own(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    job(here / "A")
+    job(here / "B", experiment="hw1.experiments.classification.Classification")
+    assert compare.main(["A", "B", "--no-figures", "--out", "out"]) == 0
+    assert {path.parent.name for path in Path("out").rglob("comparison.csv")} == {"sensitivity", "classification"}
+    assert "classification: mean" in capsys.readouterr().out
+
+
+def test_broken_and_unfinished_jobs_are_listed_and_left_out(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sweep = here / "S"
+    for number, size in enumerate((16, 64, 256, 512)):
+        job(sweep / str(number), typed={"batch_size": size})
+    plan = {"keys": ["batch_size"], "jobs": [{"job": n, "overrides": {"batch_size": n}} for n in range(5)]}
+    (sweep / "sweep.json").write_text(json.dumps(plan))
+    finish(sweep / "1", "failed", {"batch_size": "64"}, "RuntimeError: no")
+    (sweep / "2" / ".hydra" / "config.yaml").write_text("batch_size: [")
+    code, frame = compared("S")
+    assert code == 1
     assert frame["status"].tolist() == ["ok", "failed", "ok"]
-    assert frame["softmax_jacobian_mean"].isna().tolist() == [False, True, False]
-    assert ",failed,,,,,,,,,\n" in (sweep_folder / "comparison.csv").read_text().replace("64,failed", ",failed")
+    said = capsys.readouterr().out
+    assert "S/1 (batch_size=64) failed: RuntimeError: no" in said
+    assert "S/2 (batch_size=2) failed: .hydra/config.yaml: while parsing" in said
+    assert "S/4 (batch_size=4) not started: no result.json" in said
 
 
-def broken_json(job: Path) -> None:
-    (job / "result.json").write_text('{"status": "o')
+def test_nothing_finished_is_no_comparison(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    finish(job(here / "A"), "interrupted", {}, "stopped by Ctrl-C")
+    assert compare.main(["A"]) == 1
+    assert "A interrupted: stopped by Ctrl-C\nno job has a result: nothing to compare" in capsys.readouterr().out
+    assert not Path("comparisons").exists()
 
 
-def json_of_another_kind(job: Path) -> None:
-    (job / "result.json").write_text("[1]")
-
-
-def unknown_status(job: Path) -> None:
-    (job / "result.json").write_text('{"status": ["ok"]}')
-
-
-def no_summary(job: Path) -> None:
-    (job / "summary.csv").unlink()
-
-
-def summary_without_rows(job: Path) -> None:
-    (job / "summary.csv").write_text("replica,status\n")
-
-
-def ragged_table(job: Path) -> None:
-    (job / "history.csv").write_text("a,b\n1,2\n1,2,3\n")
-
-
-def empty_table(job: Path) -> None:
-    (job / "history.csv").write_text("")
-
-
-def bytes_that_are_no_text(job: Path) -> None:
-    (job / "summary.csv").write_bytes(b"replica,\xff\xfe\n1,2\n")
-
-
-@pytest.mark.parametrize(("break_it", "reason"), [
-    (broken_json, "result.json: Unterminated string"),
-    (json_of_another_kind, "result.json: expected an object, got list"),
-    (unknown_status, "result.json: unknown status ['ok']"),
-    (no_summary, "summary.csv: missing"),
-    (summary_without_rows, "summary.csv: no rows"),
-    (ragged_table, "history.csv: Error tokenizing"),
-    (empty_table, "history.csv: No columns"),
-    (bytes_that_are_no_text, "summary.csv: 'utf-8' codec"),
+@pytest.mark.parametrize(("words", "message"), [
+    ([], "the following arguments are required: DIR"),
+    (["gone"], "gone: there is no such folder"),
+    (["."], ".: holds neither a job (result.json) nor a sweep (sweep.json)"),
+    (["A", "B", "--by", "depth"], "--by depth: does not differ between these jobs; those that do: model.dropout"),
+    (["A", "B", "--by", "seed"], "--by seed: seeds replicate"),
+    (["A", "B", "--filter", "dropout=1"], "--filter dropout: no config has this key; did you mean model.dropout?"),
+    (["A", "B", "--filter", "depth=9"], "--filter depth=9: no job has it; there are 2"),
+    (["A", "B", "--filter", "depth"], "--filter depth: must be KEY=VALUE"),
+    (["A", "B", "--baseline", "depth=2"], "--baseline depth: makes no condition here; those that do: model.dropout"),
+    (["A", "B", "--baseline", "model.dropout=1"], "--baseline model.dropout=1: no condition has it; there are model."),
+    (["A", "B", "--metric", "test_acuracy"], "--metric test_acuracy: was not measured; did you mean test_accuracy?"),
+    (["A", "B", "--out", "A"], "--out A: holds a job's own tables; name another folder"),
+    (["A", "--fast"], "unrecognized arguments: --fast"),
 ])  # fmt: skip
-def test_broken_files_fail_their_job_only(sweep_folder: Path, break_it: Callable[[Path], None], reason: str) -> None:
-    break_it(sweep_folder / "1")
-    sweep = results.write(sweep_folder).sweep
-    assert [job.status for job in sweep.jobs] == ["ok", "failed", "ok"]
-    assert compare.failures(sweep)[0].startswith(f"job 1 (batch_size=64) failed: {reason}")
-    assert "falls from batch_size 16 to 256" in compare.finding(sweep)
+def test_bad_input_is_one_line(here: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str) -> None:
+    job(here / "A")
+    job(here / "B", typed={"dropout": 0.5})
+    before = {path: path.read_bytes() for path in here.rglob("*.*") if path.is_file()}
+    assert compare.main(words) == 2
+    said = capsys.readouterr()
+    assert said.err.startswith(f"error: {message}")
+    assert said.err.count("\n") == 1
+    assert said.out == ""
+    assert {path: path.read_bytes() for path in here.rglob("*.*") if path.is_file()} == before
 
 
-def test_job_that_never_started_and_job_that_was_killed(sweep_folder: Path) -> None:
-    (sweep_folder / "0" / "result.json").unlink()
-    finish(sweep_folder / "1", "running", BATCH_SIZES[1])
-    sweep = results.write(sweep_folder).sweep
-    assert [condition.status for condition in sweep.conditions] == ["not started", "running", "ok"]
-    assert "one condition, nothing to compare" in compare.finding(sweep)
-    assert compare.finding(sweep).endswith("1 of 3 jobs not started.\n1 of 3 jobs running.")
-    assert "job 1 (batch_size=64) running: ended without recording a result" in rendered(sweep_folder)
+def aliases(folder: Path) -> None:
+    lines = ["a0: &a0 [x, x]", *(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]" for n in range(1, 40))]
+    (folder / ".hydra" / "config.yaml").write_text("bomb: {" + ", ".join(lines) + "}\n")
 
 
-def test_nothing_finished(tmp_path: Path) -> None:
-    folder = make(tmp_path, BATCH_SIZES, FALLING)
-    for job in "012":
-        finish(folder / job, "failed", {}, "no")
-    sweep = results.write(folder).sweep
-    assert compare.finding(sweep) == "no job has a result: nothing can be concluded.\n3 of 3 jobs failed."
-    assert rendered(folder).count("failed") == 6
-    assert list(results.comparison(sweep).columns) == ["batch_size", "status", "diverged"]
+def nesting(folder: Path) -> None:
+    (folder / ".hydra" / "config.yaml").write_text("deep: " + "[" * 100_000)
 
 
-def test_broken_plan_is_replaced_by_the_jobs_own_overrides(sweep_folder: Path) -> None:
-    (sweep_folder / "sweep.json").write_text('{"keys"')
-    sweep = results.read_sweep(sweep_folder)
-    assert sweep.keys == ("batch_size",)
-    assert "falls from batch_size 16 to 256" in compare.finding(sweep)
+def object_of_python(folder: Path) -> None:
+    with (folder / ".hydra" / "config.yaml").open("a") as file:
+        file.write("evil: !!python/object/apply:os.system ['touch evil']\n")
 
 
-def test_a_folder_without_jobs_is_the_users_error(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"not a sweep's folder: sweep\.json: .*No such file"):
-        results.read_sweep(tmp_path)
+def nested_json(folder: Path) -> None:
+    (folder / "result.json").write_text('{"a":' * 100_000)
 
 
-def test_seeds_are_replicas(tmp_path: Path) -> None:
-    jobs = [{"batch_size": size, "seed": seed} for size in (16, 64) for seed in (0, 1)]
-    folder = make(tmp_path, jobs, [[0.40, 0.41], [0.43, 0.44], [0.30, 0.32], [0.31, 0.35]])
-    frame = results.write(folder).comparison
-    assert "seed" not in frame
-    assert frame["softmax_jacobian_n"].tolist() == [4, 4]
-    assert "paired difference −0.100 [" in compare.finding(results.read_sweep(folder))
-    finish(folder / "3", "failed", jobs[3], "no")
-    sweep = results.read_sweep(folder)
-    assert [condition.status for condition in sweep.conditions] == ["ok", "1 of 2 failed"]
-    assert "n=2." in compare.finding(sweep)  # only the pairs that both conditions have
+def too_long(folder: Path) -> None:
+    (folder / ".hydra" / "config.yaml").write_text("a: 1\n" * 300_000)
 
 
-def test_sweep_over_the_seed_alone_is_one_row(tmp_path: Path) -> None:
-    folder = make(tmp_path, [{"seed": seed} for seed in range(3)], [[0.40], [0.42], [0.44]])
-    frame = results.write(folder).comparison
-    assert len(frame) == 1
-    assert frame.loc[0, "softmax_jacobian_n"] == 3
-    assert "all seeds: 0.420 [" in compare.finding(results.read_sweep(folder))
+@pytest.mark.parametrize("harm", [aliases, nesting, object_of_python, nested_json, too_long])
+def test_a_hostile_file_costs_its_own_job(tmp_path: Path, harm: Any) -> None:
+    job(tmp_path / "A")
+    harm(job(tmp_path / "B", typed={"dropout": 0.5}))
+    done = run_program(tmp_path, ["A", "B", "--no-figures"], ("-m", "hw1.compare"))  # not to crash this process
+    assert done.code == 1
+    assert "Traceback" not in done.err
+    assert re.search(r"^B .*failed: ", done.out, re.MULTILINE)
+    assert not (tmp_path / "evil").exists()
 
 
-def test_the_same_job_twice_counts_once(tmp_path: Path) -> None:
-    folder = make(tmp_path, [{"batch_size": 16}] * 2, [[0.4, 0.5], [0.4, 0.5]])
-    assert results.write(folder).comparison["softmax_jacobian_n"].tolist() == [2]
+@pytest.mark.parametrize("target", ["os.system", "hw1.runs.main", "hw1.experiments.np.load", "mine.Experiment", "x"])
+def test_nothing_but_hw1s_experiments_is_built(here: Path, capsys: pytest.CaptureFixture[str], target: str) -> None:
+    (here / "mine.py").write_text("open('evil', 'w')\n")
+    job(here / "A", experiment=target)
+    assert compare.main(["A", "--out", "out"]) == 0
+    said = capsys.readouterr()
+    assert said.err.startswith("warning: no figures: experiment._target_=")
+    assert said.err.count("\n") == 1
+    assert not (here / "evil").exists()
 
 
-def test_two_keys_compare_the_ends_of_the_first_at_each_value_of_the_other(tmp_path: Path) -> None:
-    jobs = [{"batch_size": size, "depth": depth} for size in (16, 64) for depth in (1, 2)]
-    folder = make(tmp_path, jobs, [[0.40, 0.42, 0.44], [0.3, 0.31, 0.33], [0.20, 0.22, 0.25], [0.28, 0.3, 0.3]])
-    said = compare.finding(results.read_sweep(folder))
-    first, second = said.splitlines()
-    assert first.startswith("softmax sensitivity falls from batch_size 16 to 64 at depth=1: 0.420 → 0.223")
-    assert "at depth=2" in second
-    assert second.endswith("n=3 (simultaneous over 2 comparisons): not resolved.")
-    assert [len(condition.jobs) for condition in results.read_sweep(folder).conditions] == [1] * 4
+def test_hostile_names_are_text(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for number, name in enumerate(("[red]x[/red]", "=cmd()", "'a\\x1b[31mb'")):
+        job(here / f"[b]{number}", store="runs", experiment=f'{DEFAULTS["experiment"]}\n  name: "{name}"')
+    compared(*sorted(here.iterdir()))
+    said = capsys.readouterr().out
+    assert "[red]x[/red]" in said
+    assert "\x1b" not in said
+    assert "'=cmd()" in Path("out/comparison.csv").read_text()
 
 
-def test_difference_to_the_first_condition_of_a_grid(tmp_path: Path) -> None:
-    jobs = [{"model.dropout": dropout, "optimizer.weight_decay": decay} for dropout in (0, 0.5) for decay in (0, 1e-4)]
-    values = [[0.90, 0.91, 0.92], [0.93, 0.94, 0.96], [0.89, 0.93, 0.91], [0.95, math.nan, math.nan]]
-    printed = rendered(make(tmp_path, jobs, values, "test_accuracy"), 110)
-    from_scipy = ttest_1samp(np.subtract(values[1], values[0]), 0).confidence_interval(1 - 0.05 / 3)
-    row = next(line for line in printed.splitlines() if line.lstrip().startswith("0 ") and "0.0001" in line)
-    assert f"+0.033 [{from_scipy.low:+.3f}, {from_scipy.high:+.3f}]".replace("-", "−") in row
-    assert "  the first" in printed
-    assert "+0.05 n=1" in printed
-    assert "simultaneous over 3 (Bonferroni)" in printed
+def test_two_real_sweeps_make_one_figure_and_a_paired_table(sensitivity_sweep, sensitivity_words, tmp_path) -> None:
+    first = sweep_folder(sensitivity_sweep)
+    words = [word for word in sensitivity_words if "batch_size" not in word]
+    words += ["batch_size=64,256", "model.dropout=0.5", f"store={sensitivity_sweep.folder / 'runs'}"]
+    assert run_program(tmp_path, words).code == 0
+    (second,) = tmp_path.glob("multirun/*/*")
+    untouched = {path: path.read_bytes() for path in [*first.rglob("*"), *second.rglob("*")] if path.is_file()}
+    asked = [str(first), str(second), "--baseline", "model.dropout=0"]
+    done = run_program(tmp_path, asked, ("-X", "importtime", "-m", "hw1.compare"))
+    assert done.code == 0
+    loaded = {line.rpartition("|")[2].strip() for line in done.err.splitlines()}
+    assert "matplotlib" in loaded
+    assert not loaded & {"torch", "hydra", "omegaconf", "sklearn"}
+    (out,) = tmp_path.glob("comparisons/*/*")
+    names = {path.name for path in out.iterdir()}
+    assert {"sensitivity.png", "comparison.csv", "differences.csv", "sensitivity.csv", "jobs.csv"} <= names
+    frame = read_table(out / "comparison.csv")
+    assert frame[["batch_size", "model.dropout"]].values.tolist() == [
+        *([b, 0] for b in (16, 64, 256)),
+        [64, 0.5],
+        [256, 0.5],
+    ]
+    found = read_table(out / "differences.csv")
+    assert found.loc[found["metric"] == "softmax_jacobian", "n"].tolist() == [3] * 2
+    assert found["paired"].all()
+    assert "model.dropout=0.5" in (out / "sensitivity.svg").read_text(encoding="utf-8")
+    assert "softmax sensitivity against model.dropout=0: " in done.out
+    assert {path: path.read_bytes() for path in untouched} == untouched
 
 
-def test_difference_to_the_first_of_named_conditions_where_there_is_room(tmp_path: Path) -> None:
-    folder = make(
-        tmp_path, [{"model": "mlp"}, {"model": "cnn"}], [[0.90, 0.91, 0.92], [0.97, 0.98, 0.98]], "test_accuracy"
-    )
-    assert "minus the first" in rendered(folder)
-    assert "minus the first" not in rendered(folder, 50)
-
-
-def test_no_difference_to_the_first_of_one_numeric_key_or_one_replica(sweep_folder: Path, tmp_path: Path) -> None:
-    assert "minus the first" not in rendered(sweep_folder)
-    single = tmp_path / "single"
-    single.mkdir()
-    assert "minus the first" not in rendered(make(single, [{"model": "mlp"}, {"model": "cnn"}], [[0.9], [0.8]]))
-
-
-def test_group_names(tmp_path: Path) -> None:
-    jobs = [{"model": model} for model in ("mlp", "None", "cnn")]
-    folder = make(tmp_path, jobs, [[0.90, 0.91, 0.92], [0.1, 0.1, 0.1], [0.97, 0.98, 0.98]], "test_accuracy")
-    assert "test accuracy rises from model mlp to cnn" in compare.finding(results.read_sweep(folder))
-    assert results.write(folder).tables["summary"]["model"].unique().tolist() == ["mlp", "None", "cnn"]
-    assert compare.FINITE_TEST_SET in rendered(folder)
-
-
-def test_diverged_replicas_are_counted_and_said(tmp_path: Path) -> None:
-    folder = make(tmp_path, BATCH_SIZES, [*FALLING[:2], [0.20, math.nan, 0.25]])
-    sweep = results.read_sweep(folder)
-    assert compare.finding(sweep).endswith("n=2.\n1 of 3 replicas diverged at batch_size 256.")
-    frame = results.comparison(sweep)
-    assert frame["diverged"].tolist() == [0, 0, 1]
-    assert frame["softmax_jacobian_n"].tolist() == [3, 3, 2]
-    assert frame["steps_n"].tolist() == [3, 3, 2]  # a diverged replica's finite numbers do not enter either
-    assert "2 (1 diverged)" in rendered(folder)
-
-
-def test_tables_are_concatenated_with_overrides_first(sweep_folder: Path) -> None:
-    for job, epochs in enumerate([2, 1, 3]):
-        history = pd.DataFrame(
-            {"epoch": range(epochs), "train_loss": 0.1 + 0.2, "batch_size": BATCH_SIZES[job]["batch_size"]}
-        )
-        history.to_csv(sweep_folder / str(job) / "history.csv", index=False)
-    written = results.write(sweep_folder)
-    assert list(written.tables) == ["history", "summary"]
-    stored = read_table(sweep_folder / "history.csv")
-    assert list(stored.columns) == ["batch_size", "epoch", "train_loss"]  # moved, not doubled
-    assert stored["batch_size"].tolist() == [16, 16, 64, 256, 256, 256]
-    assert stored["train_loss"].tolist() == [0.1 + 0.2] * 6
-    assert list(written.tables["summary"].columns) == ["batch_size", "replica", "status", "softmax_jacobian", "steps"]
-
-
-def test_rows_are_in_the_order_of_job_numbers(tmp_path: Path) -> None:
-    folder = make(tmp_path, [{"batch_size": size} for size in range(12)], [[float(size)] for size in range(12)])
-    plan = json.loads((folder / "sweep.json").read_text())
-    (folder / "sweep.json").write_text(json.dumps(plan | {"jobs": plan["jobs"][::-1]}))
-    assert results.write(folder).tables["summary"]["softmax_jacobian"].tolist() == list(range(12))
-
-
-def test_rewriting_changes_nothing(sweep_folder: Path) -> None:
-    results.write(sweep_folder)
-    before = {path.name: path.read_bytes() for path in sweep_folder.glob("*.csv")}
-    results.write(sweep_folder)
-    assert {path.name: path.read_bytes() for path in sweep_folder.glob("*.csv")} == before
-
-
-def test_strings_are_no_formulas_and_no_markup(tmp_path: Path) -> None:
-    names = ["=cmd()", "[red]x[/red]", "-1", "@x", [1, 2], None]
-    folder = make(tmp_path, [{"+model.name": name} for name in names], [[-0.5, 0.5]] * 6, "mine")
-    written = results.write(folder)
-    stored = pd.read_csv(folder / "comparison.csv", dtype=str, keep_default_na=False)
-    assert stored["'+model.name"].tolist() == ["'=cmd()", "[red]x[/red]", "-1", "'@x", "[1, 2]", "null"]
-    assert "-0.5" in (folder / "summary.csv").read_text()
-    assert "'-0.5" not in (folder / "summary.csv").read_text()
-    assert written.comparison["+model.name"].tolist()[0] == "=cmd()"  # only the file is guarded
-    printed = rendered(folder)
-    assert "[red]x[/red]" in printed
-    assert "\x1b" not in printed
-
-
-@pytest.mark.parametrize("width", [60, 100])
-def test_many_metrics_fit_the_width(sweep_folder: Path, width: int) -> None:
-    rng = np.random.default_rng(0)
-    for job in "012":
-        path = sweep_folder / job / "summary.csv"
-        names = ["train_loss", "test_loss", "test_accuracy", *(f"metric_number_{i}" for i in range(12))]
-        pd.read_csv(path).assign(**{name: rng.random(3) for name in names}).to_csv(path, index=False)
-    printed = rendered(sweep_folder, width)
-    table = printed.split("* best")[0]
-    assert max(map(len, table.splitlines())) <= width
-    heads = " ".join(table.splitlines()[1:4])
-    assert heads.index("softmax") < heads.index("accuracy")
-    assert "…" not in printed
-    assert "more metrics in comparison.csv" in printed
-
-
-def test_a_difference_without_spread_is_not_resolved(tmp_path: Path) -> None:
-    folder = make(tmp_path, [{"batch_size": 16}, {"batch_size": 64}], [[0.5, 0.6], [0.25, 0.35]])
-    sweep = results.read_sweep(folder)
-    assert compare.finding(sweep).endswith("n=2, no spread between replicas to judge it by: not resolved.")
-    assert compare.marks(sweep, "softmax_jacobian") == ["~", "*"]
-
-
-def test_a_single_survivor_is_neither_best_nor_worse(tmp_path: Path) -> None:
-    nan = math.nan
-    folder = make(
-        tmp_path, [{"batch_size": b} for b in (1, 2, 4)], [[0.1, nan, nan], [0.2, 0.21, 0.2], [0.4, 0.41, 0.42]]
-    )
-    assert compare.marks(results.read_sweep(folder), "softmax_jacobian") == ["~", "*", ""]
-
-
-@pytest.mark.parametrize(
-    ("metric", "key", "same"),
-    [
-        ("test_loss", "loss", False), ("test_loss", "loss.label_smoothing", False), ("test_loss", "batch_size", True),
-        ("test_loss", "loss_scale", True), ("softmax_jacobian", "dataset.standardize", False),
-        ("softmax_jacobian", "dataset.subset", True), ("test_accuracy", "loss", True),
-        ("test_mae", "dataset.target", False), ("test_mae", "dataset.target.k", False),
-        ("barrier_same_naive", "loss", False),
-    ],
-)  # fmt: skip
-def test_metrics_whose_meaning_a_key_changes_are_not_compared(
-    tmp_path: Path, metric: str, key: str, same: bool
-) -> None:
-    assert compare.changes_meaning(metric, ["depth", key]) == (None if same else key)
-
-
-def test_a_small_mean_is_not_written_as_0(tmp_path: Path) -> None:
-    folder = make(tmp_path, [{"depth": 1}, {"depth": 7}], [[5.8e-4, 5.7e-4, 5.9e-4], [1.9e-7, 1.8e-7, 2e-7]])
-    assert "5.800e−04 → 2e−07" in compare.finding(results.read_sweep(folder))
-
-
-def test_what_changes_its_meaning_gets_neither_mark_nor_claim(tmp_path: Path) -> None:
-    folder = make(tmp_path, [{"dataset.standardize": v} for v in (True, False)], [[0.1, 0.11], [0.3, 0.31]])
-    sweep = results.read_sweep(folder)
-    assert compare.marks(sweep, "softmax_jacobian") == ["", ""]
-    assert "dataset.standardize changes what it measures" in compare.finding(sweep)
+def test_tables_alone_load_no_matplotlib(function_job, tmp_path) -> None:
+    words = [str(sweep_folder(function_job)), "--no-figures"]
+    done = run_program(tmp_path, words, ("-X", "importtime", "-m", "hw1.compare"), environment())
+    loaded = {line.rpartition("|")[2].strip() for line in done.err.splitlines()}
+    assert done.code == 0
+    assert not loaded & {"matplotlib", "torch", "hydra", "omegaconf", "sklearn"}
