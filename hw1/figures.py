@@ -1,9 +1,12 @@
 """How figures look, and how they reach the disk. The one owner of matplotlib, with the experiments' `draw`."""
 
+import io
 import logging
 import math
+import struct
 import textwrap
 import warnings
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,13 +16,15 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 from hw1.errors import one_line, written
 from hw1.experiments import Experiment, Tables
 from hw1.quantities import quantity
-from hw1.statistics import mean_interval
+from hw1.statistics import Interval, mean_interval
 
 log = logging.getLogger(__name__)
 
@@ -27,10 +32,13 @@ log = logging.getLogger(__name__)
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DASHES = ("-", "--", ":", "-.")
+MOST = 24  # conditions that one figure shows
+MANY = 30  # values of x from which on marks are small, not to hide one another
 STYLE: dict[str, Any] = {
     "font.size": 10,
     "axes.titlesize": 11,
     "axes.titlelocation": "left",
+    "axes.titley": 1.0,  # found out for every panel it costs a fifth of the drawing
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
@@ -38,6 +46,7 @@ STYLE: dict[str, Any] = {
     "grid.linewidth": 0.6,
     "axes.axisbelow": True,
     "legend.frameon": False,
+    "image.interpolation": "none",  # pixels with sharp edges, and in an SVG no more of them than there are
     "figure.constrained_layout.use": True,
     "savefig.dpi": 300,
     # The same figure gives the same bytes, and its text stays text.
@@ -50,7 +59,10 @@ STYLE: dict[str, Any] = {
 def new_figure(rows: int, columns: int, width: float, height: float, **keys: Any) -> tuple[Figure, np.ndarray]:
     """A figure with its axes as an array (rows, columns); sizes in inches. Belongs to no window and no global list."""
     figure = Figure(figsize=(width, height))
-    return figure, figure.subplots(rows, columns, squeeze=False, **keys)
+    grid = figure.subplots(rows, columns, squeeze=False, **keys)
+    for axes in grid.flat:
+        axes.yaxis.set_offset_position("right")  # a "1e6" above the axis would meet the title
+    return figure, grid
 
 
 def draw(folder: Path, experiment: Experiment, tables: Tables, swept: list[str]) -> str:
@@ -63,14 +75,47 @@ def draw(folder: Path, experiment: Experiment, tables: Tables, swept: list[str])
         with mpl.rc_context(STYLE), warnings.catch_warnings():  # type: ignore[arg-type]
             warnings.filterwarnings("ignore", "Glyph .* missing from")  # it draws a box; the SVG has the letter
             for name, figure in experiment.draw(tables, swept).items():
-                for kind, metadata in (("png", {"Software": None}), ("svg", {"Date": None})):
-                    scratch = folder / f".{name}.{kind}.tmp"
-                    figure.savefig(scratch, format=kind, metadata=metadata)
-                    scratch.replace(folder / f"{name}.{kind}")
+                _save(figure, folder, name)
     except Exception as error:
         log.info("a figure could not be drawn", exc_info=error)
         return f"{type(error).__name__}: {one_line(error)}"
     return ""
+
+
+def _save(figure: Figure, folder: Path, name: str) -> None:
+    """Write both files of a figure: drawn once for each, while `savefig` draws twice, in a layout solved only once."""
+    figure.set_dpi(mpl.rcParams["savefig.dpi"])
+    canvas = FigureCanvasAgg(figure)
+    if layout := figure.get_layout_engine():
+        layout.execute(figure)
+        figure.set_layout_engine("none")
+    canvas.draw()
+    _replace(folder / f"{name}.png", _png(np.asarray(canvas.buffer_rgba()), figure.dpi))
+    svg = io.BytesIO()
+    FigureCanvasSVG(figure).print_svg(svg, metadata={"Date": None})
+    _replace(folder / f"{name}.svg", svg.getvalue())
+
+
+def _replace(file: Path, content: bytes) -> None:
+    scratch = file.with_name(f".{file.name}.tmp")
+    scratch.write_bytes(content)
+    scratch.replace(file)
+
+
+def _png(pixels: np.ndarray, dpi: float) -> bytes:
+    """A PNG of pixels (height, width, 4), without the usual filters: of drawings no larger, and in half the time."""
+    height, width, _ = pixels.shape
+    lines = np.pad(pixels.reshape(height, 4 * width), ((0, 0), (1, 0)))  # each begins with the number of its filter, 0
+    per_metre = round(dpi / 0.0254)
+    chunks = {
+        b"IHDR": struct.pack(">IIBBBBB", width, height, 8, 6, 0, 0, 0),  # 8 bits, RGBA
+        b"pHYs": struct.pack(">IIB", per_metre, per_metre, 1),
+        b"IDAT": zlib.compress(lines.tobytes(), 6),
+        b"IEND": b"",
+    }
+    parts = (struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+             for kind, data in chunks.items())  # fmt: skip
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
 
 @dataclass(frozen=True)
@@ -88,6 +133,24 @@ class Family:
     def dashes(self) -> str:
         """A line style that tells families of one colour apart."""
         return DASHES[MARKERS.index(self.marker) % len(DASHES)]
+
+
+def shown(tables: Tables, name: str, keys: Sequence[str], most: int = MOST) -> tuple[Tables, str]:
+    """What of the tables one figure shows: the rows of the first `most` conditions of table `name`.
+
+    Returns: the tables, and for the title "; the first 24 of 300 conditions, all are in the tables", or "".
+    """
+    found = tables[name][list(keys)].drop_duplicates()
+    if not keys or len(found) <= most:
+        return tables, ""
+    chosen = pd.MultiIndex.from_frame(found.head(most))
+    known = {
+        each: pd.MultiIndex.from_frame(table[list(keys)]).isin(chosen)
+        for each, table in tables.items()
+        if set(keys) <= set(table)
+    }
+    some = {each: table[known[each]] if each in known else table for each, table in tables.items()}
+    return some, f"; the first {most} of {len(found)} conditions, all are in the tables"
 
 
 def families(table: pd.DataFrame, keys: Sequence[str]) -> list[Family]:
@@ -118,22 +181,11 @@ def mean_line(axes: Axes, family: Family, x: str, y: str, metric: str) -> None:
     points = family.rows.groupby(x)[y]
     places = np.array(list(points.groups), dtype=float) * 1.35**family.place
     intervals = [mean_interval(values.to_numpy(), scale) for _, values in points]
-    means = np.array([interval.mean for interval in intervals])
-    ends = np.array([[interval.mean - interval.low, interval.high - interval.mean] for interval in intervals]).T
     if len(family.rows) > len(intervals):
         beside = family.rows[x] * 1.35 ** (family.place + family.room / 4)
-        axes.plot(beside, family.rows[y], ".", color=family.colour, alpha=0.4, markersize=7, markeredgewidth=0)
-    axes.errorbar(
-        places,
-        means,
-        yerr=np.nan_to_num(ends),  # one replica has no interval
-        color=family.colour,
-        marker=family.marker,
-        markersize=5,
-        capsize=3,
-        linewidth=1.5,
-        label=family.label,
-    )
+        size = 7 if len(intervals) <= MANY else 3
+        axes.plot(beside, family.rows[y], ".", color=family.colour, alpha=0.4, markersize=size, markeredgewidth=0)
+    _error_bars(axes, family, places, intervals, label=family.label)
 
 
 def mean_dots(axes: Axes, family: Family, x: str, y: str, metric: str, places: Mapping[Any, float]) -> None:
@@ -142,23 +194,31 @@ def mean_dots(axes: Axes, family: Family, x: str, y: str, metric: str, places: M
     `places` are where on the x axis each value of column `x` stands, 1 apart (`category_axis`). `metric` is as for
     `mean_line`.
     """
-    for value, rows in family.rows.groupby(x, sort=False):
-        values = rows[y].to_numpy()
-        interval = mean_interval(values, quantity(metric).scale)
-        place = places[value] + 0.7 * family.place
-        if len(values) > 1:
-            beside = np.full(len(values), place + 0.2 * family.room)
-            axes.plot(beside, values, ".", color=family.colour, alpha=0.4, markersize=7, markeredgewidth=0,
-                      clip_on=False)  # fmt: skip
-        ends = np.nan_to_num([[interval.mean - interval.low], [interval.high - interval.mean]])
-        axes.errorbar([place], [interval.mean], yerr=ends, color=family.colour, marker=family.marker, markersize=5,
-                      capsize=3, linewidth=1.5, clip_on=False)  # fmt: skip
+    points = family.rows.groupby(x, sort=False)[y]
+    intervals = [mean_interval(values.to_numpy(), quantity(metric).scale) for _, values in points]
+    at = np.array([places[value] for value in points.groups]) + 0.7 * family.place
+    if len(family.rows) > len(intervals):
+        beside = family.rows[x].map(places) + 0.7 * family.place + 0.2 * family.room
+        size = 7 if len(intervals) <= MANY else 3
+        axes.plot(beside, family.rows[y], ".", color=family.colour, alpha=0.4, markersize=size, markeredgewidth=0,
+                  clip_on=False)  # fmt: skip
+    _error_bars(axes, family, at, intervals, linestyle="none", clip_on=False)
     axes.plot([], [], color=family.colour, marker=family.marker, linestyle="none", label=family.label)
 
 
+def _error_bars(axes: Axes, family: Family, places: np.ndarray, intervals: Sequence[Interval], **look: Any) -> None:
+    means = [interval.mean for interval in intervals]
+    ends = np.array([[interval.mean - interval.low, interval.high - interval.mean] for interval in intervals]).T
+    ends = np.nan_to_num(ends)  # one replica has no interval
+    size, cap, width = (5, 3, 1.5) if len(means) <= MANY else (2, 0, 0.4)
+    axes.errorbar(places, means, yerr=ends, color=family.colour, marker=family.marker, markersize=size, capsize=cap,
+                  linewidth=width, **look)  # fmt: skip
+
+
 def category_axis(axes: Axes, labels: Sequence[str]) -> None:
-    """An x axis of categories at 0, 1, 2 …, their labels slanted where they are many."""
-    axes.set_xticks(range(len(labels)), labels, fontsize=9 if len(labels) <= 4 else 8)
+    """An x axis of categories at 0, 1, 2 …, their labels slanted where they are many, and of too many only some."""
+    every = -(-len(labels) // MOST)
+    axes.set_xticks(range(0, len(labels), every), labels[::every], fontsize=9 if len(labels) <= 4 else 8)
     axes.set_xlim(-0.6, len(labels) - 0.4)
     if len(labels) > 5:
         axes.tick_params(axis="x", labelrotation=45)
@@ -210,25 +270,39 @@ def legend_below(figure: Figure, axes: Axes) -> None:
     handles, labels = axes.get_legend_handles_labels()
     columns = max(1, min(4, int(figure.get_figwidth() * 14 // (max(map(len, labels), default=0) + 8))))
     figure.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize=8.5)
+    figure.set_figheight(figure.get_figheight() + 0.17 * max(0, math.ceil(len(labels) / columns) - 3))
 
 
 def powers_axis(axes: Axes, values: Sequence[float]) -> None:
-    """A log₂ x axis with a tick at each of the values that were used."""
+    """A log₂ x axis with a tick at each of the values that were used, as far as there is room."""
     axes.set_xscale("log", base=2)
-    ticks = sorted(set(values))
+    ticks = _apart(sorted(set(values)))
     axes.xaxis.set_major_locator(FixedLocator(ticks))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.set_xlim(ticks[0] / 1.5, ticks[-1] * 1.5)
+    axes.set_xlim(min(values) / 1.5, ticks[-1] * 1.5)
     gaps = np.diff(np.log(ticks)) / math.log(2.25 * ticks[-1] / ticks[0])  # shares of the axis
     longest = max(len(f"{tick:g}") for tick in ticks)
     if len(ticks) > 8 or (len(gaps) and gaps.min() < 0.03 * longest):  # labels that would touch
         axes.tick_params(axis="x", labelrotation=45)
 
 
+def _apart(values: Sequence[float]) -> list[float]:
+    """Those of ascending values that have room for a slanted label each on a log axis, the last among them."""
+    room = (2.25 * values[-1] / values[0]) ** 0.04
+    kept = [values[-1]]
+    for value in reversed(values):
+        if value * room <= kept[-1]:
+            kept.append(value)
+    return kept[::-1]
+
+
 def plain_log_axis(axes: Axes) -> None:
     """A log y axis whose ticks are plain numbers, also where it spans less than a decade."""
     values = [np.asarray(line.get_ydata(), dtype=float) for line in axes.get_lines()]
+    low, high = axes.dataLim.intervaly
+    if 0 < low == high:  # of which matplotlib would complain
+        axes.set_ylim(low / 1.3, high * 1.3)
     if any((each > 0).any() for each in values):  # of nothing above 0 there is no logarithm to draw
         axes.set_yscale("log")
     low, high = axes.get_ylim()

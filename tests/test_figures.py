@@ -5,12 +5,15 @@ import math
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
+from PIL import Image
 
 from hw1 import figures
-from hw1.experiments import sensitivity
+from hw1.experiments import interpolation, sensitivity
+from hw1.measures.barrier import BARRIERS
 
 SENSITIVITY = sensitivity.Sensitivity(examples=None, noise_examples=None)
 
@@ -69,3 +72,90 @@ def test_a_swept_number_takes_the_place_of_an_unswept_batch_size() -> None:
 def test_a_figure_that_cannot_be_drawn_is_said_in_one_line(tmp_path: Path) -> None:
     assert figures.draw(tmp_path, SENSITIVITY, {}, []) == "KeyError: 'sensitivity'"
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.filterwarnings("error")
+def test_one_replica_of_one_batch_size_draws_without_a_warning(tmp_path: Path) -> None:
+    assert figures.draw(tmp_path, SENSITIVITY, {"sensitivity": sensitivity_table((64,), replicas=1)}, []) == ""
+
+
+def test_the_same_tables_give_the_same_bytes_at_300_dpi(tmp_path: Path) -> None:
+    found = []
+    for name in "ab":
+        folder = tmp_path / name
+        folder.mkdir()
+        assert figures.draw(folder, SENSITIVITY, {"sensitivity": sensitivity_table()}, ["batch_size"]) == ""
+        found.append({file.name: file.read_bytes() for file in folder.iterdir()})
+    assert found[0] == found[1]
+    assert sorted(found[0]) == ["sensitivity.png", "sensitivity.svg"]
+    with Image.open(tmp_path / "a" / "sensitivity.png") as image:
+        image.load()  # checksums and all
+        assert image.size == (14 * 300, 8 * 300)
+        assert [round(dpi) for dpi in image.info["dpi"]] == [300, 300]
+
+
+@pytest.mark.filterwarnings("error")
+def test_of_many_conditions_a_figure_shows_the_first_and_says_so(tmp_path: Path) -> None:
+    table = pd.concat([sensitivity_table((64,), model=f"m{number}") for number in range(300)])
+    assert figures.draw(tmp_path, SENSITIVITY, {"sensitivity": table}, ["model"]) == ""
+    words = " ".join(ET.parse(tmp_path / "sensitivity.svg").getroot().itertext())
+    assert "the first 24 of 300 conditions, all are in the tables" in " ".join(words.split())
+    assert "model=m23" in words
+    assert "model=m24" not in words
+
+
+def test_a_swept_number_is_drawn_at_all_its_values_with_labels_that_have_room() -> None:
+    sizes = tuple(range(1, 301))
+    axes = drawn(SENSITIVITY, {"sensitivity": sensitivity_table(sizes)}, ["batch_size"]).axes[0]
+    assert any(len(line.get_xdata()) == 300 for line in axes.get_lines())
+    ticks = axes.get_xticks()
+    assert 5 < len(ticks) < 30
+    assert {1, 300} <= set(ticks) <= set(sizes)
+
+
+def test_shown_keeps_whole_conditions_in_every_table_that_knows_them() -> None:
+    tables = {
+        "a": pd.DataFrame({"lr": [2.0, 2.0, math.nan, 1.0], "x": range(4)}),
+        "b": pd.DataFrame({"lr": [1.0, 2.0], "y": [5, 6]}),
+        "c": pd.DataFrame({"z": [1]}),
+    }
+    some, words = figures.shown(tables, "a", ["lr"], most=2)
+    assert some["a"]["x"].tolist() == [0, 1, 2]
+    assert some["b"]["y"].tolist() == [6]
+    assert some["c"]["z"].tolist() == [1]
+    assert words == "; the first 2 of 3 conditions, all are in the tables"
+    assert figures.shown(tables, "a", ["lr"], most=3) == (tables, "")
+    assert figures.shown(tables, "a", [], most=1) == (tables, "")
+
+
+def curves(alphas: list[float], conditions: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Tables `interpolation` and `endpoint` of random losses, some of them NaN or infinite, rows in no order."""
+    random = np.random.default_rng(0)
+    keys = {"lr": range(conditions), "replica": range(2), "init": interpolation.INITS, "split": interpolation.SPLITS}
+    sides = [keys | {"method": interpolation.METHODS, "alpha": alphas}, keys | {"endpoint": "AB"}]
+    curve, endpoint = (pd.DataFrame(itertools.product(*each.values()), columns=list(each)) for each in sides)
+    for table in (curve, endpoint):
+        table["loss"] = random.choice([math.nan, math.inf, *random.uniform(size=40)], len(table))
+        table["accuracy"] = random.uniform(size=len(table))
+    return curve.sample(frac=1, random_state=0), endpoint
+
+
+def test_barriers_of_a_sweep_are_those_of_one_curve_after_another() -> None:
+    experiment = interpolation.Interpolation(endpoints=[], alpha=0.0, batch_norm="recalibrated", layers=False)
+    curve, endpoint = curves([-0.5, 0.0, 0.25, 0.5, 0.9, 1.0], 5)
+    notes = pd.DataFrame({"lr": [], "init": [], "note": []})
+    found = experiment.conclude({"interpolation": curve, "endpoint": endpoint, "alignment": notes}, ["lr"])
+    barrier = found.tables["barrier"]
+    assert len(barrier) == 5 * 2 * 2 * 2 * 2 * 2 * 2  # lr, replica, init, split, method, metric, definition
+    assert barrier["barrier"].isna().any()
+    ends = endpoint.set_index(["lr", "replica", "init", "split", "endpoint"])
+    for row in barrier.to_dict("records"):
+        same = {key: row[key] for key in ("lr", "replica", "init", "method", "split")}
+        own = curve[(curve[list(same)] == pd.Series(same)).all(axis=1)]
+        column = "loss" if row["metric"] == "loss" else "accuracy"
+        sign, start = (1, 0) if row["metric"] == "loss" else (-1, 1)
+        place = tuple(row[key] for key in ("lr", "replica", "init", "split"))
+        first, last = (start + sign * ends.loc[(*place, end), column] for end in "AB")
+        with np.errstate(invalid="ignore"):
+            height = BARRIERS[row["definition"]](own["alpha"].tolist(), start + sign * own[column], first, last)
+        assert row["barrier"] == height or (math.isnan(row["barrier"]) and math.isnan(height))

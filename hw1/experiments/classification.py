@@ -119,10 +119,13 @@ class Classification(Experiment):
     # Drawing
 
     def draw(self, tables: Tables, swept: list[str]) -> "dict[str, Figure]":
-        """`learning_curves`, `confusion`, `wrong_images` where there are some, and for a sweep `conditions`."""
+        """`learning_curves`, `confusion`, `wrong_images` where there are some, and for a sweep `conditions`.
+
+        Of more than 24 conditions the first 24, of matrices and images the first 6.
+        """
         keys = conditions(swept)
         drawn = {
-            "learning_curves": _draw_history(tables["history"], keys, replicate(swept)),
+            "learning_curves": _draw_history(tables, keys, replicate(swept)),
             "confusion": _draw_confusion(tables, keys, replicate(swept)),
         }
         if len(tables.get("picture", ())):
@@ -306,10 +309,12 @@ def _names(tables: Tables, confusion: pd.DataFrame) -> dict[int, str]:
 # Figures
 
 
-def _draw_history(history: pd.DataFrame, keys: list[str], one: list[str]) -> "Figure":
+def _draw_history(tables: Tables, keys: list[str], one: list[str]) -> "Figure":
     """Loss and error by epoch, log axes: training solid, validation dashed; each replica thin and their mean thick."""
     from hw1 import figures
 
+    tables, more = figures.shown(tables, "history", keys)
+    history = tables["history"]
     figure, grid = figures.new_figure(1, 2, 11, 4.9)
     families = figures.families(history, keys)
     crowded = len(families) > 4
@@ -334,7 +339,7 @@ def _draw_history(history: pd.DataFrame, keys: list[str], one: list[str]) -> "Fi
     )
     figures.titled(
         figure,
-        f"Learning curves, solid: training split, dashed: validation split; {drawn}, {n}",
+        f"Learning curves, solid: training split, dashed: validation split; {drawn}, {n}{more}",
         "both splits measured at the end of an epoch, without dropout",
     )
     return figure
@@ -360,8 +365,8 @@ def _draw_confusion(tables: Tables, keys: list[str], one: list[str]) -> "Figure"
     """A matrix for each condition, up to six: mean counts over replicas, errors coloured; recall at the side of one."""
     from hw1 import figures
 
-    families = figures.families(tables["confusion"], keys)
-    shown = families[:MOST_PANELS]
+    tables, more = figures.shown(tables, "confusion", keys, MOST_PANELS)
+    shown = figures.families(tables["confusion"], keys)
     if len(shown) == 1:
         figure, grid = figures.new_figure(1, 2, 11, 6.6, sharey=True, width_ratios=[2.4, 1])
         _draw_recall(grid[0, 1], shown[0], one)
@@ -381,8 +386,7 @@ def _draw_confusion(tables: Tables, keys: list[str], one: list[str]) -> "Figure"
     n = figures.counted(tables["confusion"].drop_duplicates([*keys, *one]), [*keys, "label"], "count")
     figures.titled(
         figure,
-        f"Confusion matrix: test examples of a class (row) taken for a class (column), mean over replicas, {n}"
-        + _left_out(shown, families),
+        f"Confusion matrix: test examples of a class (row) taken for a class (column), mean over replicas, {n}{more}",
         "errors coloured by their number; on the diagonal, grey, those classified right",
     )
     return figure
@@ -397,10 +401,6 @@ def _errors(matrix: pd.DataFrame) -> np.ndarray:
     """The counts off the diagonal; NaN on it and where there is none."""
     values = matrix.to_numpy()
     return np.where(np.eye(len(values), dtype=bool) | (values == 0), np.nan, values)
-
-
-def _left_out(shown: Sequence[Any], families: Sequence[Any]) -> str:
-    return f"; first {len(shown)} of {len(families)} conditions" if len(families) > len(shown) else ""
 
 
 def _broken(label: str, width: int) -> str:
@@ -463,8 +463,8 @@ def _draw_wrong(tables: Tables, keys: list[str], one: list[str]) -> "Figure":
     """The most confidently wrong images: a page of them for a job, a row for each condition of a sweep, up to six."""
     from hw1 import figures
 
-    families = figures.families(tables["picture"], keys)
-    shown = families[:MOST_PANELS]
+    tables, more = figures.shown(tables, "picture", keys, MOST_PANELS)
+    shown = figures.families(tables["picture"], keys)
     pages = [_captioned(_of_family(tables, keys, family) if keys else tables, one) for family in shown]
     labels = [_broken(family.label, 30) for family in shown] if len(shown) > 1 else []
     columns = 6 if labels or len(pages[0]) <= 24 else 10
@@ -472,25 +472,33 @@ def _draw_wrong(tables: Tables, keys: list[str], one: list[str]) -> "Figure":
     rows = (
         [page[:columns] for page in pages] if labels else [page[i : i + columns] for i in range(0, len(page), columns)]
     )
-    figure, grid = figures.new_figure(len(rows), columns, 1.6 * columns + 2 * bool(labels), 1.95 * len(rows) + 0.9)
-    for axes in grid.flat:
-        axes.set(xticks=[], yticks=[])
-        axes.spines[:].set_visible(False)
-    for axes_of_row, row in zip(grid, rows, strict=True):
-        for axes, (image, words) in zip(axes_of_row, row, strict=False):
-            axes.imshow(image, cmap="gray_r", vmin=0, vmax=255)
-            axes.set_title(words, fontsize=9, loc="center")
-    for axes, label in zip(grid[:, 0], labels, strict=False):
-        axes.set_ylabel(label, rotation=0, ha="right", va="center", fontsize=9)
+    figure, grid = figures.new_figure(1, 1, 1.6 * columns + 2.3 * bool(labels), 1.95 * len(rows) + 0.9)
+    _draw_pictures(grid[0, 0], rows, columns, labels)
     n = figures.counted(tables["wrong"].drop_duplicates([*keys, *one]).assign(all=0), keys or ["all"], "replica")
     figures.titled(
         figure,
-        f"Most confidently wrong test images, by the mean over replicas of 1[wrong]·confidence, {n}"
-        + _left_out(shown, families),
+        f"Most confidently wrong test images, by the mean over replicas of 1[wrong]·confidence, {n}{more}",
         f"label → predicted class; mean confidence ({quantity('confidence').definition}) of the replicas that err, "
         "how many err",
     )
     return figure
+
+
+def _draw_pictures(
+    axes: "Axes", rows: "Sequence[Sequence[tuple[np.ndarray, str]]]", columns: int, labels: Sequence[str]
+) -> None:
+    """Rows of images with words above them, in one panel: one for each would cost more than all else of the figure."""
+    width, height = 1.08, 1.32  # of a place, in sides of an image
+    for row, column in np.ndindex(len(rows), columns):
+        if column < len(rows[row]):
+            image, words = rows[row][column]
+            left, bottom = column * width, (row + 1) * height
+            axes.imshow(image, cmap="gray_r", vmin=0, vmax=255, extent=(left, left + 1, bottom, bottom - 1))
+            axes.text(left + 0.5, bottom - 1.04, words, fontsize=9, ha="center", va="bottom")
+    for row, label in enumerate(labels):
+        axes.text(-0.1, (row + 1) * height - 0.5, label, fontsize=9, ha="right", va="center")
+    axes.set(xlim=(-1.55 if labels else 0, columns * width), ylim=(len(rows) * height, 0))
+    axes.set_axis_off()
 
 
 def _captioned(tables: Tables, one: list[str]) -> list[tuple[np.ndarray, str]]:
@@ -513,6 +521,7 @@ def _draw_conditions(tables: Tables, keys: list[str]) -> "Figure":
     """Test error of each condition beside published ones, and its paired difference to the first condition."""
     from hw1 import figures
 
+    tables, more = figures.shown(tables, "summary", keys)
     families = figures.families(tables["summary"], keys)
     places = {family.label: float(place) for place, family in enumerate(families)}
     figure, grid = figures.new_figure(1, 2, 11, max(3.4, (0.3 + 0.18 * len(keys)) * len(families) + 2), sharey=True)
@@ -535,7 +544,7 @@ def _draw_conditions(tables: Tables, keys: list[str]) -> "Figure":
     left.set_xlabel(textwrap.fill(f"test error (%{log}): {quantity('test_error').definition}", 60), fontsize=9)
     left.set_title("test error, 95 % t-interval" + ("; diamond: LeCun's table" if "published" in tables else ""))
     n = figures.counted(tables["summary"], keys, "test_accuracy")
-    figures.titled(figure, f"Conditions beside one another, {n}")
+    figures.titled(figure, f"Conditions beside one another, {n}{more}")
     return figure
 
 

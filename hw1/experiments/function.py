@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 LENGTHS = ("epochs", "steps")
 SIZES = ("depth", "width", "budget", "model.widths")
 TOGETHER = 6  # conditions that one panel can hold
-MOST = 24  # panels
 DOTS = 200  # training points drawn
 ANY_LOSS = ("test_mae", "max_error", "test_unexplained", "accuracy_within")  # comparable whatever was minimised
 SPLITS = ("train_loss", "validation_loss", "test_loss")
@@ -106,7 +105,10 @@ class Function(Experiment):
         return Conclusion(sentences=[_overfitting(keys[0], matrices["validation_loss"])])
 
     def draw(self, tables: Tables, swept: list[str]) -> "dict[str, Figure]":
-        """`function`: prediction against truth, and training loss by epoch; and `by_<key>` for each key swept."""
+        """`function`: prediction against truth, and training loss by epoch; and `by_<key>` for each key swept.
+
+        Of more than 24 conditions the first 24; `by_<key>` has all values of its key.
+        """
         drawn = {"function": _overview(tables, swept)}
         for key in conditions(swept):
             if tables["summary"][key].nunique() > 1:
@@ -119,6 +121,7 @@ class Function(Experiment):
 
         others = [other for other in conditions(swept) if other != key]
         any_loss = _any_loss([key, *others])
+        tables, more = figures.shown(tables, "summary", others)
         question = QUESTIONS.get(key, Question(f"What does {key} change?"))
         rows = _in_order(tables["summary"], key)
         panels = list(_panels(question, key, rows, others, any_loss))
@@ -138,7 +141,7 @@ class Function(Experiment):
         n = figures.counted(rows, [key, *others], panels[0][1][0][1])
         bars = "mean and 95 % t-interval over replicas, each a dot" if n != "n=1" else "one replica, no interval"
         noise = "; test targets are without noise" if question.splits else ""
-        figures.titled(figure, question.asks, f"{bars}, {n}{noise}")
+        figures.titled(figure, question.asks, f"{bars}, {n}{noise}{more}")
         return figure
 
     def _compare(self, axes: "Axes", key: str, lines: "list[tuple[Family, str]]", labels: dict[Any, str]) -> None:
@@ -245,6 +248,7 @@ def _overview(tables: Tables, swept: list[str]) -> "Figure":
     from hw1 import figures
 
     keys, one = conditions(swept), replicate(swept)
+    tables, more = figures.shown(tables, "prediction", keys)
     families = figures.families(tables["prediction"], keys)
     points = {family.label: family.rows for family in figures.families(tables["training_points"], keys)}
     nets = {family.label: family.rows["network"].iloc[0] for family in figures.families(tables["network"], keys)}
@@ -258,7 +262,7 @@ def _overview(tables: Tables, swept: list[str]) -> "Figure":
         grid[0, 0].set_title("prediction")
     else:
         columns = min(4, math.ceil(math.sqrt(len(families))))
-        rows = math.ceil(min(len(families), MOST) / columns)
+        rows = math.ceil(len(families) / columns)
         figure, grid = figures.new_figure(rows + 1, columns, 12, 3.4 + 2.5 * rows)
         fits, (below,) = {}, figures.parted(figure, grid[rows], 1)
         for number, axes in enumerate(grid[:rows].flat):
@@ -274,7 +278,6 @@ def _overview(tables: Tables, swept: list[str]) -> "Figure":
     _draw_history(below, tables, keys, one)
     figures.legend_below(figure, grid[0, 0])
     n = figures.counted(tables["history"].drop_duplicates([*keys, *one]), keys or ["epoch"], "replica")
-    more = f"; the first {MOST} of {len(families)} conditions" if len(families) > MOST else ""
     how = f"thin: each replica, thick: their mean, {n}" if n != "n=1" else "one replica, n=1"
     figures.titled(figure, f"Function simulation; {how}{more}")
     return figure

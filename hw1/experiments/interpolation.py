@@ -19,7 +19,6 @@ import pandas as pd
 from hw1.data import Dataset
 from hw1.errors import UserError, shortened, written
 from hw1.experiments import Conclusion, Experiment, Overrides, Tables, conditions, flattened, replicate
-from hw1.measures.barrier import BARRIERS
 from hw1.quantities import quantity
 from hw1.recipe import Recipe
 from hw1.schema import Range
@@ -47,6 +46,7 @@ KINDS = {  # what is drawn of each layer
     "from_init_a": "A from its initial weights",
     "from_init_b": "B from its initial weights",
 }
+MOST_DRAWN = 12  # conditions in one figure
 MOST_SENTENCES = 3  # conditions of a sweep that are put into words
 
 
@@ -223,10 +223,16 @@ class Interpolation(Experiment):
     # Drawing
 
     def draw(self, tables: Tables, swept: list[str]) -> "dict[str, Figure]":
-        """`interpolation`: loss and accuracy along the line. `layers`: one layer at a time, and distances."""
-        found = {"interpolation": _draw_curves(tables, swept)}
+        """`interpolation`: loss and accuracy along the line. `layers`: one layer at a time, and distances.
+
+        Of more than 12 conditions the first 12.
+        """
+        from hw1 import figures
+
+        tables, more = figures.shown(tables, "interpolation", _families_of(swept)[0], MOST_DRAWN)
+        found = {"interpolation": _draw_curves(tables, swept, more)}
         if len(tables.get("layer_barrier", ())):
-            found["layers"] = _draw_layers(tables, swept)
+            found["layers"] = _draw_layers(tables, swept, more)
         return found
 
 
@@ -265,39 +271,58 @@ def _metrics(table: pd.DataFrame) -> list[tuple[str, str]]:
     return [("loss", "loss"), *([("error", "accuracy")] if known else [])]
 
 
-def _ends(endpoint: pd.DataFrame, by: Sequence[str]) -> dict[tuple[Any, ...], pd.DataFrame]:
-    """(*by, replica, init, split) → what is known of A and of B, once each: an α sweep repeats them."""
-    once = endpoint.drop_duplicates([*by, "replica", "init", "split", "endpoint"])
-    groups = once.groupby([*by, "replica", "init", "split"], sort=False, dropna=False)
-    return {key: rows.set_index("endpoint") for key, rows in groups}
+def _ends(rows: pd.DataFrame, endpoint: pd.DataFrame, by: Sequence[str]) -> list[pd.DataFrame]:
+    """What is known of A, and of B, at each of the rows; an α sweep repeats it."""
+    on = [*by, "replica", "init", "split"]
+    once = endpoint.drop_duplicates([*on, "endpoint"])
+    return [rows[on].merge(once[once["endpoint"] == name], how="left", on=on) for name in "AB"]
+
+
+def _highest(curve: np.ndarray, *heights: np.ndarray) -> np.ndarray:
+    """The maximum of each curve (numbered from 0, one number a row) over rows and heights; NaN where one is NaN."""
+    found = np.full(curve.max(initial=-1) + 1, -np.inf)
+    with np.errstate(invalid="ignore"):  # NaN
+        for each in heights:
+            np.maximum.at(found, curve, each)
+    return found
 
 
 def _barriers(curves: pd.DataFrame, endpoint: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
-    """A row per curve, metric and definition; none for a curve without an α strictly between 0 and 1."""
-    ends, rows = _ends(endpoint, by), []
+    """A row per curve, metric and definition; none for a curve without an α strictly between 0 and 1.
+
+    Equal to `hw1.measures.barrier` of one curve after another, which of 300 jobs would take seconds.
+    """
     identity = [*by, "replica", "init", "method", "split"]
     inside = curves[curves["alpha"].between(0, 1, inclusive="neither")]
-    for key, curve in inside.groupby(identity, sort=False, dropna=False):
-        at = ends[(*key[:-2], key[-1])]
-        for metric, column in _metrics(curves):
-            values = 1 - curve[column] if metric == "error" else curve[column]
-            first, last = (1 - at[column] if metric == "error" else at[column]).loc[["A", "B"]]
-            for definition, barrier in BARRIERS.items():
-                height = barrier(curve["alpha"].tolist(), values, first, last)
-                rows.append([*key, metric, definition, height])
-    return pd.DataFrame(rows, columns=[*identity, "metric", "definition", "barrier"])
+    curve = inside.groupby(identity, sort=False, dropna=False).ngroup().to_numpy()
+    ends, alpha = _ends(inside, endpoint, by), inside["alpha"].to_numpy()
+    found = {}
+    for metric, column in _metrics(curves):
+        values, a, b = (rows[column].to_numpy(dtype=float) for rows in (inside, *ends))
+        if metric == "error":
+            values, a, b = 1 - values, 1 - a, 1 - b
+        with np.errstate(invalid="ignore"):  # a curve that is infinite somewhere
+            chords = [a - (a + 0 * b), values - ((1 - alpha) * a + alpha * b), b - (0 * a + b)]
+            found[metric, "entezari"] = _highest(curve, *chords)
+            found[metric, "frankle"] = _highest(curve, *(each - (a + b) / 2 for each in (a, values, b)))
+    table = inside[identity].drop_duplicates().reset_index(drop=True)
+    parts = [
+        table.assign(metric=metric, definition=definition, barrier=heights)
+        for (metric, definition), heights in found.items()
+    ]
+    return pd.concat(parts).sort_index(kind="stable").reset_index(drop=True)
 
 
 def _layer_barriers(layer: pd.DataFrame, endpoint: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     """Per layer l: max over α in [0, 1] of L(θ_A with layer l at α) − [(1−α)·L(θ_A) + α·L(θ_B)], on the test split."""
-    ends, rows = _ends(endpoint, by), []
     identity = [*by, "replica", "init", "method", "layer"]
-    for key, curve in layer.groupby(identity, sort=False, dropna=False):
-        loss = ends[(*key[:-2], "test")]["loss"]
-        chord = (1 - curve["alpha"]) * loss["A"] + curve["alpha"] * loss["B"]
-        over = curve["loss"] - chord
-        rows.append([*key, np.nan if over.isna().any() else max(0.0, over.max())])  # 0 at α = 0, whether listed or not
-    return pd.DataFrame(rows, columns=[*identity, "layer_barrier"])
+    curve = layer.groupby(identity, sort=False, dropna=False).ngroup().to_numpy()
+    loss, alpha = layer["loss"].to_numpy(dtype=float), layer["alpha"].to_numpy()
+    a, b = (rows["loss"].to_numpy(dtype=float) for rows in _ends(layer.assign(split="test"), endpoint, by))
+    with np.errstate(invalid="ignore"):
+        over = loss - ((1 - alpha) * a + alpha * b)
+    heights = _highest(curve, np.zeros(len(layer)), over)  # 0 at α = 0, whether listed or not
+    return layer[identity].drop_duplicates().assign(layer_barrier=heights).reset_index(drop=True)
 
 
 def _sentences(barrier: pd.DataFrame, alignment: pd.DataFrame, by: Sequence[str]) -> Iterator[str]:
@@ -355,7 +380,7 @@ def _start(init: str) -> str:
     return {"same": "same initialisation", "different": "different initialisations"}[init]
 
 
-def _draw_curves(tables: Tables, swept: list[str]) -> "Figure":
+def _draw_curves(tables: Tables, swept: list[str], more: str) -> "Figure":
     from hw1 import figures
 
     keys, _ = _families_of(swept)
@@ -381,7 +406,7 @@ def _draw_curves(tables: Tables, swept: list[str]) -> "Figure":
                 axes.set_title(_start(init))
             elif metric == "error":
                 axes.set_ylim(-0.02, 1.02)
-    figures.titled(figure, *_curves_title(tables, keys, count == 1))
+    figures.titled(figure, *_curves_title(tables, keys, count == 1, more))
     return figure
 
 
@@ -460,7 +485,7 @@ def _names_of_ends(tables: Tables) -> str:
     return ",  ".join(f"{end}: {shortened(' or '.join(rows['label']))}" for end, rows in ends.groupby("endpoint"))
 
 
-def _curves_title(tables: Tables, keys: list[str], alone: bool) -> list[str]:
+def _curves_title(tables: Tables, keys: list[str], alone: bool, more: str) -> list[str]:
     from hw1 import figures
 
     test = tables["interpolation"].query("split == 'test'")
@@ -474,14 +499,14 @@ def _curves_title(tables: Tables, keys: list[str], alone: bool) -> list[str]:
     aligned = "aligned: B's hidden units renamed to fit A's by weight matching (Ainsworth et al. 2023)"
     return [
         f"Between two trained networks (dots), θ_α = (1−α)·A + α·B; {_names_of_ends(tables)}",
-        f"{lines}; {bands}",
+        f"{lines}; {bands}{more}",
         f"aligned curve {'; '.join(missing)}" if missing else aligned,
         "barrier: max over 0 ≤ α ≤ 1 of L(θ_α) − [(1−α)·L(A) + α·L(B)] (Entezari et al. 2022), below of the error, "
         "mean [95 % t-interval]",
     ]
 
 
-def _draw_layers(tables: Tables, swept: list[str]) -> "Figure":
+def _draw_layers(tables: Tables, swept: list[str], more: str) -> "Figure":
     from hw1 import figures
 
     keys, replicates = _families_of(swept)
@@ -503,7 +528,7 @@ def _draw_layers(tables: Tables, swept: list[str]) -> "Figure":
     figures.legend_below(figure, grid[1, 0])
     n = figures.counted(heights, [*keys, "init", "layer"], "naive")
     bars = "one replica, no interval" if n == "n=1" else f"mean and 95 % t-interval over replicas, each a dot, {n}"
-    figures.titled(figure, f"Layer by layer between two trained networks; {_names_of_ends(tables)}", bars)
+    figures.titled(figure, f"Layer by layer between two trained networks; {_names_of_ends(tables)}", bars + more)
     return figure
 
 

@@ -26,7 +26,7 @@ from hw1.measures import trade_off
 from hw1.quantities import quantity
 from hw1.recipe import Recipe
 from hw1.schema import Range
-from hw1.statistics import Array, holm, mean_interval, paired_p_value
+from hw1.statistics import Array, Interval, holm, mean_interval, paired_p_value
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -116,7 +116,10 @@ class Sensitivity(Experiment):
         return Conclusion({"best_batch_size": table}, [*sentences, *_confounds(rows, others)])
 
     def draw(self, tables: Tables, swept: list[str]) -> "dict[str, Figure]":
-        """`sensitivity`, and where `control` is swept over batch sizes also `controls`: one beside the other."""
+        """`sensitivity`, and where `control` is swept over batch sizes also `controls`: one beside the other.
+
+        All values of the swept number on the x axis; of more than 24 combinations of the other keys the first 24.
+        """
         keys = conditions(swept)
         drawn = {"sensitivity": _draw_sensitivity(tables, keys)}
         if {"control", "batch_size"} <= set(keys) and "best_batch_size" in tables:
@@ -292,10 +295,12 @@ def _draw_sensitivity(tables: Tables, keys: list[str]) -> "Figure":
     """
     from hw1 import figures
 
-    table, first = tables["sensitivity"], _per_replica(tables)
+    table = tables["sensitivity"]
     numeric = [key for key in keys if is_numeric_dtype(table[key]) and table[key].gt(0).all()]
     x = "batch_size" if "batch_size" in keys or not numeric else numeric[0]
     others = [key for key in keys if key != x]
+    tables, more = figures.shown(tables, "sensitivity", others)
+    table, first = tables["sensitivity"], _per_replica(tables)
     figure, grid = figures.new_figure(2, 3, 14, 8)
     panels = [(name, table[table["measure"] == name], "sensitivity") for name in MEASURES]
     panels += [("test_accuracy", first, "test_accuracy"), ("noise_scale", first, "noise_scale")]
@@ -323,7 +328,7 @@ def _draw_sensitivity(tables: Tables, keys: list[str]) -> "Figure":
     bars = "mean and 95 % t-interval over replicas, each a dot" if n != "n=1" else "one replica, no interval"
     title = f"Input sensitivity of trained networks against {x.replace('_', ' ')}{'' if others else _steps(first)}"
     unit = "; or ".join(table["unit"].unique())
-    figure.suptitle(f"{title}\n" + textwrap.fill(f"{bars}, {n}; input unit: {unit}", 150), fontsize=11)
+    figure.suptitle(f"{title}\n" + textwrap.fill(f"{bars}, {n}{more}; input unit: {unit}", 150), fontsize=11)
     return figure
 
 
@@ -407,6 +412,9 @@ def _labelled(values: "pd.Series[float]", best: pd.DataFrame | None) -> list[flo
 
 def _points(axes: "Axes", family: "Family", x: str, labelled: list[float]) -> None:
     """Means with intervals both ways; the mean of a sensitivity is geometric, as the choice looks at its logarithm."""
+    from hw1 import figures
+
+    found = []
     value: Any
     for value, rows in family.rows.groupby(x):
         across = mean_interval(rows["sensitivity"].to_numpy(), "log")
@@ -414,24 +422,22 @@ def _points(axes: "Axes", family: "Family", x: str, labelled: list[float]) -> No
         if across.n == 0 or up.n == 0 or across.mean <= 0:
             continue
         place = float(np.exp(_logs(rows).mean())), up.mean
-        axes.errorbar(
-            *place,
-            xerr=_beside(place[0], across.low, across.high),
-            yerr=_beside(place[1], up.low, up.high),
-            color=family.colour,
-            marker=family.marker,
-            markersize=4.5,
-            elinewidth=0.7,
-            alpha=0.75,
-        )
+        found.append([*place, *_beside(place[0], across), *_beside(place[1], up)])
         if value in labelled:
             axes.annotate(
                 f"{value:g}", place, (7, 6), textcoords="offset points", fontsize=8.5, color=family.colour, zorder=6
             )
+    if found:
+        x_places, y_places, *ends = np.array(found).T
+        size, width = (4.5, 0.7) if len(found) <= figures.MANY else (2, 0.2)
+        axes.errorbar(x_places, y_places, xerr=ends[:2], yerr=ends[2:], color=family.colour, marker=family.marker,
+                      markersize=size, linestyle="none", elinewidth=width, alpha=0.75)  # fmt: skip
 
 
-def _beside(mean: float, low: float, high: float) -> Array:
-    return np.nan_to_num(np.array([[max(0.0, mean - low)], [max(0.0, high - mean)]]))  # one replica has no interval
+def _beside(mean: float, interval: Interval) -> Array:
+    """Lengths of error bars to both sides."""
+    ends = np.array([mean - interval.low, interval.high - mean])
+    return np.nan_to_num(np.maximum(ends, 0.0))  # one replica has no interval
 
 
 def _mark(axes: "Axes", best: pd.DataFrame, colour: str, corner: int | None) -> None:
@@ -469,6 +475,7 @@ def _draw_controls(tables: Tables, others: list[str]) -> "Figure":
     """Columns: the controls. Rows: softmax sensitivity, test accuracy, trade-off; axes shared along each row."""
     from hw1 import figures
 
+    tables, more = figures.shown(tables, "sensitivity", others)
     first, best = _per_replica(tables), tables["best_batch_size"]
     columns = list(_combinations(first, ["control"]))
     figure, grid = figures.new_figure(3, len(columns), 1.6 + 3.1 * len(columns), 9.2, sharey="row")
@@ -502,7 +509,7 @@ def _draw_controls(tables: Tables, others: list[str]) -> "Figure":
         figures.legend_below(figure, grid[0, 0])
     n = figures.counted(first, ["control", "batch_size", *others], "sensitivity")
     bars = "mean and 95 % t-interval over replicas" if n != "n=1" else "one replica, no interval"
-    text = f"{bars}, {n}. Trade-off: {SYMBOLS}"
+    text = f"{bars}, {n}{more}. Trade-off: {SYMBOLS}"
     title = "Does the effect of the batch size survive the controls?"
     figure.suptitle(f"{title}\n" + textwrap.fill(text, 40 * len(columns)), fontsize=11)
     return figure

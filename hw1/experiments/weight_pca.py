@@ -127,17 +127,23 @@ class WeightPca(Experiment):
     # Drawing
 
     def draw(self, tables: Tables, swept: list[str]) -> "dict[str, Figure]":
-        """`weight_pca`, `explained_variance`, `importance`, `distribution`, and `pixel` where inputs are pixels."""
+        """`weight_pca`, `explained_variance`, `importance`, `distribution`, and `pixel` where inputs are pixels.
+
+        Of more than 4 conditions the first 4.
+        """
+        from hw1 import figures
+
         if tables.get("trajectory", pd.DataFrame()).empty:
             return {}
-        figures = {
-            "weight_pca": _draw_trajectories(tables, swept),
-            "explained_variance": _draw_explained_variance(tables, swept),
-            "importance": _draw_ablation(tables, swept),
-            "distribution": _draw_distributions(tables, swept),
+        tables, more = figures.shown(tables, "trajectory", swept, DRAWN)
+        drawn = {
+            "weight_pca": _draw_trajectories(tables, swept, more),
+            "explained_variance": _draw_explained_variance(tables, swept, more),
+            "importance": _draw_ablation(tables, swept, more),
+            "distribution": _draw_distributions(tables, swept, more),
         }
         pixels = not _given(tables, "pixel", swept).empty
-        return figures | ({"pixel": _draw_pixels(tables, swept)} if pixels else {})
+        return drawn | ({"pixel": _draw_pixels(tables, swept, more)} if pixels else {})
 
 
 def _given(tables: Tables, name: str, swept: list[str]) -> pd.DataFrame:
@@ -500,12 +506,10 @@ def _word(difference: Interval) -> str:
 # Drawing
 
 
-def _shown(table: pd.DataFrame, swept: list[str]) -> tuple[list[tuple[str, pd.DataFrame]], str]:
-    """The conditions that a figure has room for, as (label, rows), and what to say of the others."""
+def _labelled(table: pd.DataFrame, swept: list[str]) -> list[tuple[str, pd.DataFrame]]:
+    """Each condition as (label, rows)."""
     found = _conditions(table, swept)
-    named = [(", ".join(f"{key}={written(value)}" for key, value in place.items()), rows) for place, rows in found]
-    more = f"; the first {DRAWN} of {len(named)} conditions, the others in the folders of their jobs"
-    return named[:DRAWN], more if len(named) > DRAWN else ""
+    return [(", ".join(f"{key}={written(value)}" for key, value in place.items()), rows) for place, rows in found]
 
 
 def _title(figure: "Figure", *lines: str) -> None:
@@ -530,10 +534,10 @@ def _grid(panels: int, conditions: int, most: int) -> tuple[int, int]:
     return math.ceil(panels / columns), columns
 
 
-def _draw_trajectories(tables: Tables, swept: list[str]) -> "Figure":
+def _draw_trajectories(tables: Tables, swept: list[str], more: str) -> "Figure":
     from hw1 import figures
 
-    shown, more = _shown(tables["trajectory"], swept)
+    shown = _labelled(tables["trajectory"], swept)
     scopes = list(tables["trajectory"]["scope"].unique())
     rows, columns = _grid(len(scopes), len(shown), 3)
     some = scopes[:columns] if len(shown) > 1 else scopes
@@ -574,11 +578,7 @@ def _draw_trajectories(tables: Tables, swept: list[str]) -> "Figure":
 
 def _of_label(table: pd.DataFrame, swept: list[str], label: str) -> pd.DataFrame:
     """The rows of the condition that a figure calls so."""
-    return next(
-        rows
-        for place, rows in _conditions(table, swept)
-        if ", ".join(f"{key}={written(value)}" for key, value in place.items()) == label
-    )
+    return next(rows for each, rows in _labelled(table, swept) if each == label)
 
 
 def _named(scope: str) -> str:
@@ -612,10 +612,10 @@ def _draw_scope(axes: "Axes", rows: pd.DataFrame, scale: dict[str, Any]) -> Any:
     return points
 
 
-def _draw_explained_variance(tables: Tables, swept: list[str]) -> "Figure":
+def _draw_explained_variance(tables: Tables, swept: list[str], more: str) -> "Figure":
     from hw1 import figures
 
-    panels, more = _variance_panels(tables, swept)
+    panels = _variance_panels(tables, swept)
     figure, grid = figures.new_figure(2, len(panels), max(9.6, 3.6 * len(panels)), 7.6, sharex="row", sharey="row")
     for (label, ratios, verdict, paths), (top, bottom) in zip(panels, grid.T, strict=True):
         _draw_scree(top, ratios)
@@ -640,10 +640,10 @@ def _draw_explained_variance(tables: Tables, swept: list[str]) -> "Figure":
     return figure
 
 
-def _variance_panels(tables: Tables, swept: list[str]) -> tuple[list[tuple[str, pd.DataFrame, str, pd.DataFrame]], str]:
+def _variance_panels(tables: Tables, swept: list[str]) -> list[tuple[str, pd.DataFrame, str, pd.DataFrame]]:
     """(label, explained variance, verdict, trajectory) of a job's scopes, or of a sweep's conditions' whole models."""
     ratios, places, verdicts = (tables[name] for name in ("explained_variance", "trajectory", "plane"))
-    shown, more = _shown(ratios, swept)
+    shown = _labelled(ratios, swept)
     scopes = [WHOLE] if len(shown) > 1 else list(ratios["scope"].unique())[:DRAWN]
     panels = []
     for label, part in shown:
@@ -658,7 +658,7 @@ def _variance_panels(tables: Tables, swept: list[str]) -> tuple[list[tuple[str, 
             paths = _of_label(places, swept, label)
             title = f"{label}\n{_named(scope)}" if label else _named(scope)
             panels.append((title, part[part["scope"] == scope], said, paths[paths["scope"] == scope]))
-    return panels, more
+    return panels
 
 
 def _draw_scree(axes: "Axes", ratios: pd.DataFrame) -> None:
@@ -694,12 +694,12 @@ def _band(axes: "Axes", rows: pd.DataFrame, x: str, y: str, colour: str, scale: 
     axes.fill_between(places, low, high, color=colour, alpha=0.18, linewidth=0)
 
 
-def _draw_ablation(tables: Tables, swept: list[str]) -> "Figure":
+def _draw_ablation(tables: Tables, swept: list[str], more: str) -> "Figure":
     from hw1 import figures
 
     table = tables["ablation"]
     metric = str(table.columns[-1])
-    shown, more = _shown(table, swept)
+    shown = _labelled(table, swept)
     figure, grid = figures.new_figure(len(shown), 2, 10, 3.6 * len(shown) + 1.8, sharey="row")
     for (label, part), row in zip(shown, grid, strict=True):
         for axes, way in zip(row, ("top", "bottom"), strict=True):
@@ -731,11 +731,11 @@ def _draw_ablation(tables: Tables, swept: list[str]) -> "Figure":
     return figure
 
 
-def _draw_distributions(tables: Tables, swept: list[str]) -> "Figure":
+def _draw_distributions(tables: Tables, swept: list[str], more: str) -> "Figure":
     from hw1 import figures
 
     table = tables["distribution"]
-    shown, more = _shown(table, swept)
+    shown = _labelled(table, swept)
     layers = list(table["layer"].unique())
     rows, columns = _grid(len(layers), len(shown), 4)
     some = layers[:columns] if len(shown) > 1 else layers
@@ -769,11 +769,11 @@ def _draw_distributions(tables: Tables, swept: list[str]) -> "Figure":
     return figure
 
 
-def _draw_pixels(tables: Tables, swept: list[str]) -> "Figure":
+def _draw_pixels(tables: Tables, swept: list[str], more: str) -> "Figure":
     from hw1 import figures
 
     table = tables["pixel"]
-    shown, more = _shown(table, swept)
+    shown = _labelled(table, swept)
     scores = [score for score in SCORES if score in set(table["score"])]
     figure, grid = figures.new_figure(len(shown), len(scores), 9.6, 3.3 * len(shown) + 1)
     for (label, part), row in zip(shown, grid, strict=True):
