@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from hw1.models import Dropout, Sine
 
 State = dict[str, Tensor]
-Rule = Callable[[Any, State, Tensor], Tensor]
 ELEMENTWISE = (nn.ReLU, nn.LeakyReLU, nn.Tanh, nn.GELU, nn.Sigmoid, nn.Identity, Sine)
 MEANS = (nn.CrossEntropyLoss, nn.MSELoss, nn.L1Loss, nn.HuberLoss)  # unless told otherwise
 
@@ -18,19 +17,20 @@ class Stacked:
     """Networks that are called together, layer by layer: dense layers as batched products of matrices, what works on
     each number by itself as it is, anything else under `torch.vmap`.
 
-    With all of it under `vmap`, gradients came out transposed and were copied: stacking then gained nothing for MNIST.
+    Dense layers take and give columns, (R, features, B): W·x. So the gradient of W comes in W's own layout; of x·Wᵀ it
+    would be copied, a third of a step, as it is with all of it under `vmap`: stacking then gained nothing for MNIST.
     """
 
     def __init__(self, models: list[nn.Module]) -> None:
         self.parameters, self.buffers = torch.func.stack_module_state(models)
         model, tensors = models[0], self.parameters | self.buffers
         children = dict(model.named_children()) if type(model) is nn.Sequential else {"": model}
-        self.layers: list[tuple[Rule, nn.Module, State]] = []
+        self.layers: list[tuple[nn.Module, State]] = []
         self._owners: dict[str, tuple[State, str]] = {}  # name of a tensor → the layer's tensors, its name there
         for name, child in children.items():
             prefix = f"{name}." if name else ""
             own = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
-            self.layers.append((_rule(child), child, own))
+            self.layers.append((child, own))
             self._owners |= {prefix + key: (own, key) for key in own}
 
     def put(self, buffers: Mapping[str, Tensor]) -> None:
@@ -40,38 +40,26 @@ class Stacked:
             own[key] = value
 
     def __call__(self, x: Tensor) -> Tensor:
-        for rule, layer, own in self.layers:
-            x = rule(layer, own, x)
-        return x
+        columns = False
+        for layer, own in self.layers:
+            kind = type(layer)
+            if kind in ELEMENTWISE:
+                x = layer.forward(x)
+            elif kind is nn.Linear and x.ndim == 3 and "bias" in own:
+                x = torch.baddbmm(own["bias"].unsqueeze(2), own["weight"], x if columns else x.mT)
+                columns = True
+            else:
+                x, columns = x.mT if columns else x, False
+                x = self._other(layer, own, x)
+        return x.mT if columns else x
 
-
-def _rule(layer: nn.Module) -> Rule:
-    kind = type(layer)
-    rules: dict[type, Rule] = {nn.Linear: _linear, nn.Flatten: _flatten, Dropout: _dropout}
-    return _as_it_is if kind in ELEMENTWISE else rules.get(kind, _mapped)
-
-
-def _as_it_is(layer: nn.Module, _: State, x: Tensor) -> Tensor:
-    return layer(x)
-
-
-def _flatten(layer: nn.Flatten, own: State, x: Tensor) -> Tensor:
-    return x.flatten(2) if (layer.start_dim, layer.end_dim) == (1, -1) else _mapped(layer, own, x)
-
-
-def _linear(layer: nn.Module, own: State, x: Tensor) -> Tensor:
-    """(W·xᵀ + b)ᵀ: so the gradient of W comes in W's own layout; of x·Wᵀ it would be copied, a third of a step."""
-    if x.ndim != 3 or "bias" not in own:
-        return _mapped(layer, own, x)
-    return torch.baddbmm(own["bias"].unsqueeze(2), own["weight"], x.mT).mT
-
-
-def _dropout(layer: Dropout, own: State, x: Tensor) -> Tensor:
-    return x * (own["noise"] >= layer.p) / (1 - layer.p)
-
-
-def _mapped(layer: nn.Module, own: State, x: Tensor) -> Tensor:
-    return torch.vmap(lambda tensors, one: torch.func.functional_call(layer, tensors, (one,)))(own, x)
+    @staticmethod
+    def _other(layer: Any, own: State, x: Tensor) -> Tensor:
+        if type(layer) is nn.Flatten and (layer.start_dim, layer.end_dim) == (1, -1):
+            return x.flatten(2)
+        if type(layer) is Dropout:
+            return x * (own["noise"] >= layer.p) / (1 - layer.p)
+        return torch.vmap(lambda tensors, one: torch.func.functional_call(layer, tensors, (one,)))(own, x)
 
 
 def averages(loss: nn.Module) -> bool:
@@ -85,4 +73,6 @@ def losses_of(loss: nn.Module) -> Callable[[Tensor, Tensor], Tensor]:
         return torch.vmap(loss)
     keys = [key for key in ("label_smoothing", "delta") if hasattr(loss, key)]
     each = type(loss)(reduction="none", **{key: getattr(loss, key) for key in keys})
-    return lambda outputs, targets: each(outputs.flatten(0, 1), targets.flatten(0, 1)).view(len(outputs), -1).mean(1)
+    if type(loss) is not nn.CrossEntropyLoss:
+        return lambda outputs, targets: each(outputs, targets).mean((1, 2))
+    return lambda outputs, targets: each(outputs.flatten(0, 1), targets.flatten()).view(len(outputs), -1).mean(1)

@@ -97,7 +97,8 @@ class Classification(Experiment):
         from hw1.measures.performance import slice_size
 
         # The slices of the evaluation, so that the matrix sums to the accuracy of the history bit for bit.
-        return predict(run.network(replica), run.splits.slices("test", slice_size(run.splits.input_shape)))
+        network = run.network(replica)
+        return predict(network, run.splits.slices("test", slice_size(network, run.splits.input_shape)))
 
     # Concluding
 

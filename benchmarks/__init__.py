@@ -1,0 +1,9 @@
+"""Speed, measured: every row against what a user writes otherwise, and against the same arithmetic with nothing around it.
+
+    python -m benchmarks               # all of it, ten minutes on two cores
+    python -m benchmarks train cnn     # the rows with these words in their names
+    python -m benchmarks --save FILE   # a CSV of what is printed
+
+A row's ways are run in turn, in one process, several times; what is reported is the median of the rounds' ratios with
+their quartiles. Absolute times are a side note: they change with the machine and with who else is at work on it.
+"""

@@ -1,0 +1,84 @@
+"""Ways of doing the same thing, run in turn; and how much memory one of them takes at its peak."""
+
+import ctypes
+import math
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+Way = Callable[[], float]  # does it, and gives the seconds of one unit of work
+
+
+@dataclass
+class Row:
+    """One line of the table: seconds of one unit of work by way and round, and what the ratios are to be."""
+
+    name: str
+    unit: str = ""
+    seconds: dict[str, list[float]] = field(default_factory=dict)
+    wanted: dict[str, float] = field(default_factory=dict)  # way → least ratio of its seconds to ours
+    value: float | None = None  # instead of ratios: a number with a bound
+    most: float | None = None
+    words: str = ""
+    skipped: str = ""
+
+    def ratio(self, way: str) -> tuple[float, float, float]:
+        """Median and quartiles over the rounds of (seconds of a way) / (seconds of ours): how much faster we are."""
+        ratios = np.array(self.seconds[way]) / np.array(self.seconds["ours"])
+        low, median, high = np.percentile(ratios, [25, 50, 75])
+        return float(median), float(low), float(high)
+
+    @property
+    def met(self) -> bool:
+        """Whether every ratio and number is as wanted."""
+        ratios = all(self.ratio(way)[0] >= least for way, least in self.wanted.items())
+        return ratios and (self.most is None or self.value is None or self.value <= self.most)
+
+
+def in_turn(name: str, unit: str, ways: dict[str, Way], wanted: dict[str, float], rounds: int) -> Row:
+    """Run each way once for nothing, then all of them `rounds` times, in an order that turns."""
+    row = Row(name, unit, {way: [] for way in ways}, wanted)
+    for way in ways.values():
+        way()
+    names = list(ways)
+    for number in range(rounds):
+        for way in names[number % len(names) :] + names[: number % len(names)]:
+            row.seconds[way].append(ways[way]())
+    return row
+
+
+def timed(function: Callable[[], object], units: float) -> float:
+    """Seconds of one unit, of a function that does so many."""
+    start = time.perf_counter()
+    function()
+    return (time.perf_counter() - start) / units
+
+
+def peak(function: Callable[[], object]) -> float:
+    """Bytes by which this process grows at its largest while a function runs; NaN where the system does not tell."""
+    if sys.platform != "linux":
+        function()
+        return math.nan
+    ctypes.CDLL(None).malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    before = _memory("VmRSS")
+    function()
+    return max(0.0, _memory("VmHWM") - before)
+
+
+def _memory(name: str) -> float:
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return next(float(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))
+
+
+def exponent(sizes: Sequence[float], values: Sequence[float]) -> float:
+    """k of the line through (log size, log value): values grow as size^k."""
+    fine = [(size, value) for size, value in zip(sizes, values, strict=True) if value > 0]
+    if len(fine) < 2:
+        return math.nan
+    slope, _ = np.polyfit(*np.log(np.array(fine).T), 1)
+    return float(slope)
