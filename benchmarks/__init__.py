@@ -1,4 +1,4 @@
-"""Speed, measured: every row against what a user writes otherwise, and against the same arithmetic with nothing around it.
+"""Speed, measured: against what a user writes otherwise, and against the same arithmetic with nothing around it.
 
     python -m benchmarks               # all of it, ten minutes on two cores
     python -m benchmarks train cnn     # the rows with these words in their names

@@ -1,4 +1,4 @@
-"""The same arithmetic with nothing around it: forward, backward, step on tensors that are there, by hand for each row."""
+"""The same arithmetic with nothing around it: forward, backward, step on tensors that are there, by hand."""
 
 import torch
 import torch.nn.functional as F

@@ -89,7 +89,8 @@ def adam(rate: float) -> session.MakeOptimizer:
 
 
 def train(splits: Splits, make: Callable[[], nn.Module], batch_size: int, steps: int, *, replicas: int = 1,
-          threads: int | None = None, vectorize: bool | str = "auto", rate: float = 5e-3) -> training.Trained:  # fmt: skip
+          threads: int | None = None, vectorize: bool | str = "auto",
+          rate: float = 5e-3) -> training.Trained:  # fmt: skip
     """Steps of ours as a job takes them, without what follows an epoch: neither reference evaluates."""
     loss = nn.CrossEntropyLoss() if splits.task == "classification" else nn.MSELoss()
     plan = Plan.of(len(splits.targets["train"]), batch_size, None, steps, None, 10**9)

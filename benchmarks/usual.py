@@ -6,10 +6,10 @@ It runs in a process of its own, at the same time as ours waits: torch's setting
 import multiprocessing
 import multiprocessing.connection
 import time
-
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -34,7 +34,7 @@ def mlp() -> nn.Module:
 def small() -> nn.Module:
     """1-12-13-13-13-1, 571 parameters: what conf/experiment/function.yaml asks for."""
     sizes = [1, 12, 13, 13, 13]
-    layers = [part for a, b in zip(sizes, sizes[1:], strict=False) for part in (nn.Linear(a, b), nn.Tanh())]
+    layers = [part for a, b in pairwise(sizes) for part in (nn.Linear(a, b), nn.Tanh())]
     return nn.Sequential(*layers, nn.Linear(13, 1))
 
 

@@ -7,16 +7,10 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, TYPE_CHECKING, Any
 
-import pandas as pd
-
-# The very values that were written: a model may be called None, and a float is not its neighbour (pandas before 3.1
-# rounds unless told; from 3.1 on it is exact and the argument deprecated).
-_AS_WRITTEN: dict[str, Any] = {"keep_default_na": False, "na_values": ["", "nan", "NaN"]}
-if tuple(int(part) for part in pd.__version__.split(".")[:2]) < (3, 1):
-    _AS_WRITTEN["float_precision"] = "round_trip"
-
+if TYPE_CHECKING:  # its import takes 0.2 s, which bad input need not wait for
+    import pandas as pd
 
 NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP)  # what file systems without locks answer
 
@@ -78,18 +72,27 @@ def write_json(file: Path, content: Mapping[str, Any]) -> None:
     write_atomically(file, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
-def write_table(file: Path, table: pd.DataFrame) -> None:
+def write_table(file: Path, table: "pd.DataFrame") -> None:
     """Write a table as CSV, atomically; floats round-trip, and texts that a spreadsheet would run are disarmed."""
     write_atomically(file, _guarded(table).to_csv(index=False, lineterminator="\n"))
 
 
-def read_table(file: Path) -> pd.DataFrame:
+def read_table(file: Path | IO[bytes]) -> "pd.DataFrame":
     """Read a CSV of ours, floats bit for bit; texts such as "None" stay texts."""
-    return pd.read_csv(file, **_AS_WRITTEN)
+    import pandas as pd
+
+    # The very values that were written: a model may be called None, and a float is not its neighbour (pandas before 3.1
+    # rounds unless told; from 3.1 on it is exact and the argument deprecated).
+    settings: dict[str, Any] = {"keep_default_na": False, "na_values": ["", "nan", "NaN"]}
+    if tuple(int(part) for part in pd.__version__.split(".")[:2]) < (3, 1):
+        settings["float_precision"] = "round_trip"
+    return pd.read_csv(file, **settings)
 
 
-def _guarded(frame: pd.DataFrame) -> pd.DataFrame:
+def _guarded(frame: "pd.DataFrame") -> "pd.DataFrame":
     """A copy in which no string, column names included, is a formula to a spreadsheet."""
+    import pandas as pd
+
     guarded = frame.rename(columns=_guard)
     for position, (_, column) in enumerate(guarded.items()):
         if not (pd.api.types.is_numeric_dtype(column) or pd.api.types.is_bool_dtype(column)):

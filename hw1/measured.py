@@ -20,8 +20,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-import pandas as pd
-
 from hw1 import parts
 from hw1.data import Dataset
 from hw1.errors import one_line, system_words
@@ -249,6 +247,8 @@ def stored_runs(folder: Path, recipes: Mapping[str, Recipe], machine: "Machine")
 
 
 def _read(folder: Path, names: Sequence[str]) -> Tables:
+    import pandas as pd
+
     found = {}
     for name in names:
         with contextlib.suppress(pd.errors.EmptyDataError):  # a table without columns

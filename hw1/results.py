@@ -261,7 +261,7 @@ def _parsed(header: bytes, batch: Sequence[tuple[Path, bytes]]) -> dict[Path, pd
         return {}
     try:
         text = io.BytesIO(b"".join([header, b"\n", *(body for _, body in batch)]))
-        frame = read_table(text)  # type: ignore[arg-type]
+        frame = read_table(text)
     except ValueError:
         return {}
     if len(frame) != ends[-1]:  # a line break within quotes, an empty line, a quote without end

@@ -9,17 +9,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import pandas as pd
-
 from hw1.data import Dataset
 from hw1.recipe import Recipe
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.figure import Figure
 
     from hw1.laboratory import Run
 
-Tables = dict[str, pd.DataFrame]
+Tables = dict[str, "pd.DataFrame"]
 Overrides = dict[str, Any]  # key → value, as on the command line: {"batch_size": 64}, {"optimizer": "sgd"}
 SEEDS = ("seed", "init_seed", "order_seed")  # swept, they replicate: no condition of their own
 
@@ -80,7 +79,7 @@ def replicate(swept: Sequence[str]) -> list[str]:
     return [*(key for key in swept if key in SEEDS), "replica"]
 
 
-def summary(run: "Run") -> pd.DataFrame:
+def summary(run: "Run") -> "pd.DataFrame":
     """What every training can say of itself: a row per replica with its status, final metrics, steps and size."""
     final = run.final.drop(columns=["epoch", "learning_rate", "status"]).rename(columns={"step": "steps"})
     if {"train_accuracy", "test_accuracy"} <= set(final):

@@ -1,0 +1,131 @@
+"""The rows that are whole processes: what a person waits for."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from . import usual
+from .rows import Setting
+from .timing import Row, exponent
+
+ROOT = Path(__file__).resolve().parent.parent
+BATCHES, REPLICAS, EPOCHS, EXAMPLES, TEST = (16, 64, 256), 3, 4, 50_000, 10_000
+MAIN = ("experiment=sensitivity", "batch_size=16,64,256", "-m")
+TINY = ("steps=5", "replicas=1", "threads=1", "dataset.points=64", "dataset.validation=20", "batch_size=16")
+JOBS = 60
+
+
+def all_rows(setting: Setting) -> Iterator[Callable[[], Row]]:
+    """All of them."""
+    yield partial(main_job, setting)
+    yield partial(light_commands, setting)
+    yield partial(tiny_jobs, setting)
+
+
+def run(folder: Path, *words: str, module: str = "hw1") -> float:
+    """Seconds of one command. Raises: RuntimeError if it fails otherwise than as bad input."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    start = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-m", module, *words], cwd=folder, env=environment, capture_output=True, text=True
+    )
+    seconds = time.perf_counter() - start
+    if done.returncode not in (0, 2):
+        raise RuntimeError(f"{' '.join(words)}: exit code {done.returncode}: {done.stderr[-400:]}")
+    return seconds
+
+
+def main_job(setting: Setting) -> list[Row]:
+    """The main job, whole, and again; the usual loop is measured in parts before and after it, and added up.
+
+    The usual way: 9 trainings of 4 epochs, after each epoch loss and accuracy of the validation and test images, at the
+    end the per-example Jacobians of 10,000 test images. Ours has besides the loss of the training images, the gradient
+    of the loss, noise scales, intervals and figures.
+    """
+    parts = [_usual_main_job(setting)]
+    with TemporaryDirectory() as name:
+        folder, place = Path(name), f"data_dir={setting.data_dir.resolve()}"
+        first = run(folder, *MAIN, place)
+        again = [run(folder, *MAIN, place) for _ in range(3)]
+    parts.append(_usual_main_job(setting))
+    row = Row("main job, 3 replicas × batch 16, 64, 256", "job", {"ours": [first] * 2, "usual": parts}, {"usual": 5.0})
+    row.words = "one run of ours; the usual way added up from parts measured before and after it"
+    median = sorted(again)[1]
+    return [row, Row("main job again, nothing trained", "s", value=median, most=8.0, seconds={"ours": again})]
+
+
+def _usual_main_job(setting: Setting) -> float:
+    step = {size: setting.usual(usual.step_seconds, setting.data_dir, "cnn", size, 0) for size in BATCHES}
+    training = sum(EPOCHS * math.ceil(EXAMPLES / size) * seconds for size, seconds in step.items())
+    looking = EPOCHS * 2 * TEST * setting.usual(usual.evaluation_seconds, setting.data_dir, "cnn")
+    measuring = TEST * setting.usual(usual.sensitivity_seconds, setting.data_dir, "cnn", 60)
+    return REPLICAS * (training + len(BATCHES) * (looking + measuring))
+
+
+def light_commands(setting: Setting) -> list[Row]:
+    """What answers without training; the comparison is one of 20 jobs, figures included."""
+    commands: dict[str, tuple[float, tuple[str, ...]]] = {
+        "--help": (0.6, ("--help",)),
+        "--cfg job": (0.6, ("--cfg", "job")),
+        "a bad value": (0.6, ("batch_size=none",)),
+    }
+    rows = []
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        for label, (most, words) in commands.items():
+            rows.append(_light(label, most, partial(run, folder, *words)))
+        run(folder, f"optimizer.lr={','.join(f'{0.001 * (n + 1):.3f}' for n in range(20))}", "-m", *TINY,
+            "hydra.sweep.dir=twenty", "device=cpu")  # fmt: skip
+        rows.append(_light("hw1.compare of 20 jobs", 1.5, partial(run, folder, "twenty", module="hw1.compare")))
+    return rows
+
+
+def _light(label: str, most: float, way: Callable[[], float]) -> Row:
+    way()
+    seconds = sorted(way() for _ in range(5))
+    return Row(label, "s", value=seconds[2], most=most, seconds={"ours": seconds})
+
+
+def tiny_jobs(setting: Setting) -> list[Row]:
+    """What a sweep costs beside its jobs, one after another in one process; and how that grows."""
+    sizes = (1, 8, JOBS)
+    found = [_tiny(jobs) for jobs in sizes]
+    (_, own, _), (whole, *_) = found[-1], found[-1]
+    row = Row(f"sweep of {JOBS} tiny jobs, beside each job", "s", value=(whole - own) / JOBS, most=0.15)
+    row.words = f"a job's own: {own / JOBS:.2f} s; start and final figures are in the overhead"
+    row.seconds = {"ours": [(whole - own) / JOBS]}
+    seconds, memory = [whole for whole, *_ in found], [peak for *_, peak in found]
+    time_row = Row(
+        f"time against jobs, 1 to {JOBS}", "exponent", {"ours": seconds}, value=exponent(sizes, seconds), most=1.05
+    )
+    time_row.words = f"{', '.join(f'{value:.1f}' for value in seconds)} s"
+    space = Row(
+        f"memory against jobs, 1 to {JOBS}", "exponent", {"ours": memory}, value=exponent(sizes, memory), most=0.1
+    )
+    space.words = f"{', '.join(f'{value / 2**20:.0f}' for value in memory)} MB at most in the process"
+    return [row, time_row, space]
+
+
+def _tiny(jobs: int) -> tuple[float, float, float]:
+    """Seconds of a sweep, of its jobs by themselves, and the most memory of its process."""
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        rates = ",".join(f"{0.0001 * (number + 1):.4f}" for number in range(jobs))
+        words = ("-m", f"optimizer.lr={rates}", *TINY, "hydra/launcher=basic", "hydra.sweep.dir=jobs", "device=cpu")
+        code = "import resource, sys; from hw1.cli import main; main(sys.argv[1:]); "
+        code += "open('peak', 'w').write(str(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024))"
+        start = time.perf_counter()
+        subprocess.run(
+            [sys.executable, "-c", code, *words], cwd=folder, env=os.environ | {"PYTHONPATH": str(ROOT)},
+            capture_output=True, check=True,
+        )  # fmt: skip
+        whole = time.perf_counter() - start
+        results = [json.loads((folder / "jobs" / str(n) / "result.json").read_text()) for n in range(jobs)]
+        return whole, sum(result["wall_seconds"] for result in results), float((folder / "peak").read_text())
