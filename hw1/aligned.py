@@ -163,9 +163,17 @@ class _Loader(yaml.SafeLoader):
         return super().compose_node(parent, index)
 
 
+def _read_yaml(text: str) -> Any:
+    loader = _Loader(text)
+    try:
+        return loader.get_single_data()
+    finally:
+        loader.dispose()
+
+
 @lru_cache(maxsize=4096)
 def _block(text: str) -> dict[str, Any]:
-    content = yaml.load(text, Loader=_Loader)
+    content = _read_yaml(text)
     if not isinstance(content, dict):
         raise ValueError("is no mapping")
     return {key: results.scalar(value) for key, value in flattened(content)}
@@ -425,7 +433,7 @@ def experiment_node(member: Member) -> dict[str, Any]:
 
     Raises: OSError, ValueError, or a yaml.YAMLError where the config is not what it was when it was read.
     """
-    config = yaml.load((member.job.folder / ".hydra" / "config.yaml").read_text(encoding="utf-8"), Loader=_Loader)
+    config = _read_yaml((member.job.folder / ".hydra" / "config.yaml").read_text(encoding="utf-8"))
     node = _put_in(config["experiment"], config)
     if not isinstance(node, dict):
         raise ValueError("experiment: is no mapping")

@@ -136,6 +136,7 @@ def help_text() -> str:
         "  python -m hw1 --cfg job                      the whole configuration",
         "  python -m hw1 resume=multirun/<date>/<time>  finish what a crash, a kill or a failure left of a sweep",
         "  python -m hw1 … -m hydra/launcher=slurm      on a cluster: slurm or ray; docs/clusters.md",
+        "  python -m hw1.compare DIR…                   jobs and sweeps of any dates in one table, redrawn",
         "  python -m hw1.runs --help                    the store of trained networks: list, show, verify, rm, clean",
         "",
         "Results: outputs/<date>/<time>, or multirun/<date>/<time> with -m. Exit codes: 0 all jobs ok, 1 some failed,",
