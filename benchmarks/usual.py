@@ -5,6 +5,7 @@ It runs in a process of its own, at the same time as ours waits: torch's setting
 
 import multiprocessing
 import multiprocessing.connection
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -50,7 +51,8 @@ def mnist(data_dir: Path, train: bool = True) -> Dataset[tuple[Tensor, int]]:
 
 def train(model: nn.Module, data: Dataset[tuple[Tensor, int]], batch_size: int, workers: int = 0) -> float:
     """An epoch of the usual loop with the usual sum of losses, by Adam; the mean loss."""
-    loader = DataLoader(data, batch_size=batch_size, shuffle=True, num_workers=workers)
+    start = "fork" if workers and sys.platform == "linux" else None  # as in a script; here spawn is the default
+    loader = DataLoader(data, batch_size, shuffle=True, num_workers=workers, multiprocessing_context=start)
     criterion, optimizer = nn.CrossEntropyLoss(), torch.optim.Adam(model.parameters(), lr=5e-3)
     model.train()
     running = 0.0
