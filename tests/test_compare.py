@@ -323,7 +323,7 @@ def test_hostile_names_are_text(here: Path, capsys: pytest.CaptureFixture[str]) 
 def test_two_real_sweeps_make_one_figure_and_a_paired_table(sensitivity_sweep, sensitivity_words, tmp_path) -> None:
     first = sweep_folder(sensitivity_sweep)
     words = [word for word in sensitivity_words if "batch_size" not in word]
-    words += ["batch_size=64,256", "model.dropout=0.5", f"store={sensitivity_sweep.folder / 'runs'}"]
+    words += ["batch_size=64,256", "model.dropout=0.5", f"store={tmp_path / 'runs'}"]
     assert run_program(tmp_path, words).code == 0
     (second,) = tmp_path.glob("multirun/*/*")
     untouched = {path: path.read_bytes() for path in [*first.rglob("*"), *second.rglob("*")] if path.is_file()}

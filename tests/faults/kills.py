@@ -206,33 +206,35 @@ def _results(folder: Path) -> dict[str, bytes]:
 
 
 def _differences(wanted: dict[str, bytes], folder: Path) -> list[str]:
+    from hw1.measured import Measured
     from hw1.store import Damaged, Store
 
     found = _results(folder)
     problems = [f"{name} is missing" for name in sorted(set(wanted) - set(found))]
     problems += [f"{name} should not be there" for name in sorted(set(found) - set(wanted))]
     problems += [f"{name} differs" for name in sorted(wanted) if name in found and found[name] != wanted[name]]
-    store = Store(folder / "runs")
-    for key in store.list():
-        try:
-            store.verify(key)
-        except Damaged as damage:
-            problems.append(str(damage))
-    store.clean()
-    left = [file for file in folder.glob("runs/.*/*") if file.suffix != ".lock"]
+    stores = Store(folder / "runs"), Measured(folder / "runs")
+    for store in stores:
+        for key in store.list():
+            try:
+                store.verify(key)
+            except Damaged as damage:
+                problems.append(str(damage))
+    stores[0].clean()
+    left = [file for file in folder.glob("runs/.*/*") if file.suffix != ".lock" and file.parent.name != ".measured"]
     left += [file for file in folder.glob("out/**/.*") if not any(part in NAMED for part in file.parts)]
     return problems + [f"left behind: {file.relative_to(folder)}" for file in left]
 
 
 def _controls(kinds: Sequence[Kind], size: Size, folder: Path) -> dict[str, bool]:
     """Variants with something missing, which some of a few kills must show."""
-    from hw1 import launchers, sweep, training
+    from hw1 import launchers, session, sweep
 
-    restore, write_plan = training._Session.restore, sweep.write_plan
+    restore, write_plan = session.Session.restore, sweep.write_plan
 
-    def forgetful(session: Any, kept: Any) -> None:
-        restore(session, kept)
-        session.optimizer.state.clear()
+    def forgetful(one: Any, kept: Any) -> None:
+        restore(one, kept)
+        one.optimizer.state.clear()
 
     def anew(planned: Any, words: Any, resumed: bool = False) -> None:
         write_plan(planned, words, resumed=False)
@@ -248,7 +250,7 @@ def _controls(kinds: Sequence[Kind], size: Size, folder: Path) -> dict[str, bool
         return False
 
     found = {
-        "goes on without the optimizer's state": shows(kinds[0], "forgetful", training._Session, restore=forgetful),
+        "goes on without the optimizer's state": shows(kinds[0], "forgetful", session.Session, restore=forgetful),
         "resume that begins anew": shows(kinds[1], "anew", sweep, write_plan=anew),
     }
     if not size.quick:
