@@ -250,7 +250,9 @@ def _controls(kinds: Sequence[Kind], size: Size, folder: Path) -> dict[str, bool
         return False
 
     found = {"resume that begins anew": shows(kinds[1], "anew", sweep, write_plan=anew)}
-    if not size.quick:  # a dozen kills may all miss the second in which a training keeps its states; `steps` looks there
+    if (
+        not size.quick
+    ):  # a dozen kills may all miss the second in which a training keeps its states; `steps` looks there
         forgets = shows(kinds[0], "forgetful", session.Session, restore=forgetful)
         found["goes on without the optimizer's state"] = forgets
         orphaned = replace(kinds[2], killed=("parent",))
