@@ -4,30 +4,17 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop
 
-from hw1.models import Dropout, dropout_shapes
+from hw1.models import CONVOLUTIONS, NORMS, Dropout, dropout_shapes, is_plain
 from hw1.resident import lay_out
 from hw1.stacked import Stacked, State, losses_of
 
 STACKED_WORK = 16_000_000  # parameters × batch size
 RULES = (SGD, Adagrad, Adam, AdamW, RMSprop)  # an entry's update depends on its own gradients alone
-RANDOM = (nn.modules.dropout._DropoutNd, nn.RReLU, nn.MultiheadAttention, nn.RNNBase)  # or unknown to vmap
-MIXING = (nn.modules.batchnorm._NormBase,)  # in training mode what it says of one example depends on the others
-CONVOLUTIONS = (nn.modules.conv._ConvNd,)
-
-
-def is_plain(model: nn.Module) -> bool:
-    """Whether all modules are torch's or ours, and none draws random numbers itself.
-
-    Only such networks may train side by side: torch's global generator is one for all threads.
-    """
-    parts = list(model.modules())
-    known = all(type(part).__module__.startswith(("torch.nn.", "hw1.models")) for part in parts)
-    return known and not any(isinstance(part, RANDOM) for part in parts)
 
 
 def treats_examples_singly(model: nn.Module) -> bool:
     """Whether the gradient of a batch is the sum of the gradients of its parts."""
-    return is_plain(model) and not any(isinstance(part, MIXING) for part in model.modules())
+    return is_plain(model) and not any(isinstance(part, NORMS) for part in model.modules())
 
 
 def stacks_well(model: nn.Module, optimizer: Optimizer, batch_size: int, device: str = "cpu") -> bool:

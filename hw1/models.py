@@ -64,7 +64,9 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "identity": nn.Identity,  # for deep linear nets
 }
 MONOTONE = ("relu", "leaky_relu", "tanh", "identity")
-CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+CONVOLUTIONS = (nn.modules.conv._ConvNd,)
+NORMS = (nn.modules.batchnorm._NormBase,)  # in training mode what these say of one example depends on the others
+RANDOM = (nn.modules.dropout._DropoutNd, nn.RReLU, nn.MultiheadAttention, nn.RNNBase)  # or unknown to vmap
 POOLINGS: dict[str, Callable[[int], nn.Module]] = {"average": nn.AvgPool2d, "max": nn.MaxPool2d}
 
 
@@ -202,6 +204,16 @@ def architecture(model: nn.Module, input_shape: tuple[int, ...]) -> str:
 def dropout_shapes(model: nn.Module, input_shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
     """Name of every `Dropout` module → shape of what it sees of one example; leaves the model as it was."""
     return {name: shape for name, _, shape in _trace(model, input_shape, (Dropout,))}
+
+
+def is_plain(model: nn.Module) -> bool:
+    """Whether all modules are torch's or ours, and none draws random numbers itself.
+
+    Only such networks may train side by side: torch's global generator is one for all threads.
+    """
+    parts = list(model.modules())
+    known = all(type(part).__module__.startswith(("torch.nn.", "hw1.models")) for part in parts)
+    return known and not any(isinstance(part, RANDOM) for part in parts)
 
 
 def outputs_of(model: nn.Module, input_shape: tuple[int, ...]) -> int:

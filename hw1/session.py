@@ -13,8 +13,9 @@ from torch.optim import Optimizer
 
 from hw1.captured import Captured, make_capturable
 from hw1.data import SPLITS
-from hw1.learner import Learner, is_plain, treats_examples_singly
+from hw1.learner import Learner, treats_examples_singly
 from hw1.measures.performance import evaluate, slice_size
+from hw1.models import is_plain
 from hw1.resident import Splits, place
 from hw1.schedule import Plan, Schedule
 from hw1.seeds import MakeModel, data_order, initial_model, seed_of

@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 from hw1.crew import Crew
-from hw1.learner import is_plain, stacks_well, work
-from hw1.models import outputs_of
+from hw1.learner import stacks_well, work
+from hw1.models import is_plain, outputs_of
 from hw1.resident import Splits
 from hw1.schedule import Plan, Schedule
 from hw1.seeds import MakeModel

@@ -208,3 +208,33 @@ def test_works_where_gradients_are_off(context):
 def test_empty_inputs_and_differing_lengths_are_errors(inputs, labels):
     with pytest.raises(ValueError, match=f"{inputs} inputs, {labels} labels"):
         measured(nn.Linear(2, 2), torch.zeros(inputs, 2), torch.zeros(labels, dtype=torch.long), CROSS_ENTROPY)
+
+
+class Doubled(torch.autograd.Function):
+    """A function of a user's own, which `vmap` cannot take."""
+
+    @staticmethod
+    def forward(context, x):
+        return 2 * x
+
+    @staticmethod
+    def backward(context, gradient):
+        return torch.from_numpy(2 * gradient.numpy())
+
+
+class Own(nn.Module):
+    def __init__(self, plain):
+        super().__init__()
+        self.plain = plain
+
+    def forward(self, x):
+        return self.plain(Doubled.apply(x))
+
+
+def test_a_users_module_that_cannot_be_batched_is_measured_too():
+    torch.manual_seed(0)
+    plain = nn.Sequential(nn.Flatten(), nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 3)).double()
+    x, y = torch.randn(6, 5, dtype=torch.float64), torch.arange(6) % 3
+    got, inner = measured(Own(plain), x, y, CROSS_ENTROPY), measured(plain, 2 * x, y, CROSS_ENTROPY)
+    for field in FIELDS:
+        torch.testing.assert_close(getattr(got, field), 2 * getattr(inner, field))

@@ -8,11 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from hw1.measures.performance import evaluate, slice_size
-from hw1.models import evaluating
+from hw1.models import NORMS, evaluating
 from hw1.resident import Splits
 
 State = dict[str, Tensor]
-NORMS = (nn.modules.batchnorm._NormBase,)
 
 
 @dataclass(frozen=True)

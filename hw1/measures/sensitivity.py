@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from hw1.models import CONVOLUTIONS, evaluating
+from hw1.models import CONVOLUTIONS, evaluating, is_plain
 
 SLICE = 250  # examples whose Jacobians are held at once; 50 to 250 are equally fast for the small CNN
 
@@ -47,24 +47,25 @@ def input_sensitivity(
         for x, y in slices:
             if len(x) == 0 or len(x) != len(y):
                 raise ValueError(f"need as many labels as inputs, at least 1; got {len(x)} inputs, {len(y)} labels")
-            norms.append(_norms(*_logit_jacobian(model, x, convolutional), y, loss))
+            batched = not convolutional and is_plain(model)
+            norms.append(_norms(*_logit_jacobian(model, x, convolutional, batched), y, loss))
     if not norms:
         raise ValueError("need at least one example")
     return Sensitivities(*(torch.cat(parts) for parts in zip(*norms, strict=True)))
 
 
-def _logit_jacobian(model: nn.Module, inputs: Tensor, convolutional: bool) -> tuple[Tensor, Tensor]:
+def _logit_jacobian(model: nn.Module, inputs: Tensor, convolutional: bool, batched: bool) -> tuple[Tensor, Tensor]:
     """Logits (N, K) and their Jacobians (N, K, D) through one forward pass.
 
     Examples do not mix in eval mode, so the gradient of class k's sum over the slice holds every example's row k. Dense
     networks take all classes in one batched backward pass, in 0.85 of the time of one pass per class; for convolutions
-    that takes longer.
+    that takes longer, and what a user's own modules do may be unknown to `vmap`.
     """
     # not `.contiguous`: with one channel it sees nothing to do, and the first convolution's output keeps the slow order
     layout = torch.channels_last if convolutional and inputs.ndim == 4 else torch.contiguous_format
     x = torch.empty_like(inputs, memory_format=layout).copy_(inputs.detach()).requires_grad_()
     logits = model(x)
-    if not convolutional:
+    if batched:
         one_hot = torch.eye(logits.shape[1], dtype=logits.dtype, device=logits.device)
         seeds = one_hot.unsqueeze(1).expand(-1, *logits.shape)
         (rows,) = torch.autograd.grad(logits, x, seeds, is_grads_batched=True)
