@@ -19,6 +19,7 @@ import pandas as pd
 from hw1.data import Dataset
 from hw1.errors import UserError, shortened, written
 from hw1.experiments import Conclusion, Experiment, Overrides, Tables, conditions, flattened, replicate
+from hw1.measures.barrier import BARRIERS, highest
 from hw1.quantities import quantity
 from hw1.recipe import Recipe
 from hw1.schema import Range
@@ -278,20 +279,8 @@ def _ends(rows: pd.DataFrame, endpoint: pd.DataFrame, by: Sequence[str]) -> list
     return [rows[on].merge(once[once["endpoint"] == name], how="left", on=on) for name in "AB"]
 
 
-def _highest(curve: np.ndarray, *heights: np.ndarray) -> np.ndarray:
-    """The maximum of each curve (numbered from 0, one number a row) over rows and heights; NaN where one is NaN."""
-    found = np.full(curve.max(initial=-1) + 1, -np.inf)
-    with np.errstate(invalid="ignore"):  # NaN
-        for each in heights:
-            np.maximum.at(found, curve, each)
-    return found
-
-
 def _barriers(curves: pd.DataFrame, endpoint: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
-    """A row per curve, metric and definition; none for a curve without an α strictly between 0 and 1.
-
-    Equal to `hw1.measures.barrier` of one curve after another, which of 300 jobs would take seconds.
-    """
+    """A row per curve, metric and definition; none for a curve without an α strictly between 0 and 1."""
     identity = [*by, "replica", "init", "method", "split"]
     inside = curves[curves["alpha"].between(0, 1, inclusive="neither")]
     curve = inside.groupby(identity, sort=False, dropna=False).ngroup().to_numpy()
@@ -301,10 +290,8 @@ def _barriers(curves: pd.DataFrame, endpoint: pd.DataFrame, by: Sequence[str]) -
         values, a, b = (rows[column].to_numpy(dtype=float) for rows in (inside, *ends))
         if metric == "error":
             values, a, b = 1 - values, 1 - a, 1 - b
-        with np.errstate(invalid="ignore"):  # a curve that is infinite somewhere
-            chords = [a - (a + 0 * b), values - ((1 - alpha) * a + alpha * b), b - (0 * a + b)]
-            found[metric, "entezari"] = _highest(curve, *chords)
-            found[metric, "frankle"] = _highest(curve, *(each - (a + b) / 2 for each in (a, values, b)))
+        for definition, barriers in BARRIERS.items():
+            found[metric, definition] = barriers(curve, alpha, values, a, b)
     table = inside[identity].drop_duplicates().reset_index(drop=True)
     parts = [
         table.assign(metric=metric, definition=definition, barrier=heights)
@@ -321,7 +308,7 @@ def _layer_barriers(layer: pd.DataFrame, endpoint: pd.DataFrame, by: Sequence[st
     a, b = (rows["loss"].to_numpy(dtype=float) for rows in _ends(layer.assign(split="test"), endpoint, by))
     with np.errstate(invalid="ignore"):
         over = loss - ((1 - alpha) * a + alpha * b)
-    heights = _highest(curve, np.zeros(len(layer)), over)  # 0 at α = 0, whether listed or not
+    heights = highest(curve, np.zeros(len(layer)), over)  # 0 at α = 0, whether listed or not
     return layer[identity].drop_duplicates().assign(layer_barrier=heights).reset_index(drop=True)
 
 
