@@ -12,7 +12,7 @@ import pytest
 from conftest import environment, run_program, sweep_folder
 from scipy.stats import ttest_rel
 
-from hw1 import compare
+from hw1 import comparing
 from hw1.files import read_table
 
 CONFIG = """\
@@ -85,7 +85,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def compared(*words: str | Path) -> tuple[int, pd.DataFrame]:
     """The exit code and comparison.csv, without figures."""
-    code = compare.main([*map(str, words), "--no-figures", "--out", "out"])
+    code = comparing.main([*map(str, words), "--no-figures", "--out", "out"])
     return code, read_table(Path("out/comparison.csv"))
 
 
@@ -210,7 +210,7 @@ def test_filter(here: Path) -> None:
 def test_experiments_have_folders_of_their_own(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     job(here / "A")
     job(here / "B", experiment="hw1.experiments.classification.Classification")
-    assert compare.main(["A", "B", "--no-figures", "--out", "out"]) == 0
+    assert comparing.main(["A", "B", "--no-figures", "--out", "out"]) == 0
     assert {path.parent.name for path in Path("out").rglob("comparison.csv")} == {"sensitivity", "classification"}
     assert "classification: mean" in capsys.readouterr().out
 
@@ -234,7 +234,7 @@ def test_broken_and_unfinished_jobs_are_listed_and_left_out(here: Path, capsys: 
 
 def test_nothing_finished_is_no_comparison(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     finish(job(here / "A"), "interrupted", {}, "stopped by Ctrl-C")
-    assert compare.main(["A"]) == 1
+    assert comparing.main(["A"]) == 1
     assert "A interrupted: stopped by Ctrl-C\nno job has a result: nothing to compare" in capsys.readouterr().out
     assert not Path("comparisons").exists()
 
@@ -258,7 +258,7 @@ def test_bad_input_is_one_line(here: Path, capsys: pytest.CaptureFixture[str], w
     job(here / "A")
     job(here / "B", typed={"dropout": 0.5})
     before = {path: path.read_bytes() for path in here.rglob("*.*") if path.is_file()}
-    assert compare.main(words) == 2
+    assert comparing.main(words) == 2
     said = capsys.readouterr()
     assert said.err.startswith(f"error: {message}")
     assert said.err.count("\n") == 1
@@ -303,7 +303,7 @@ def test_a_hostile_file_costs_its_own_job(tmp_path: Path, harm: Any) -> None:
 def test_nothing_but_hw1s_experiments_is_built(here: Path, capsys: pytest.CaptureFixture[str], target: str) -> None:
     (here / "mine.py").write_text("open('evil', 'w')\n")
     job(here / "A", experiment=target)
-    assert compare.main(["A", "--out", "out"]) == 0
+    assert comparing.main(["A", "--out", "out"]) == 0
     said = capsys.readouterr()
     assert said.err.startswith("warning: no figures: experiment._target_=")
     assert said.err.count("\n") == 1
