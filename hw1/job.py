@@ -24,8 +24,9 @@ from hw1.files import clear_scratch, write_json, write_table
 from hw1.measured import Known, Measured, Measurement, stored_runs
 from hw1.recipe import Recipe, load_dataset
 from hw1.schema import nearest
+from hw1.shares import Shares
 from hw1.store import Damaged, Store
-from hw1.terminal import PROGRESS, RESULT, Reporter, read_json, shown
+from hw1.terminal import PLAN, PROGRESS, RESULT, Reporter, read_json, shown
 
 if TYPE_CHECKING:
     from hw1.machine import Machine
@@ -85,6 +86,13 @@ def _execute(config: DictConfig) -> None:
         (folder / PROGRESS).unlink(missing_ok=True)
 
 
+def _shares(sweep: Path, launcher: Mapping[str, Any]) -> Shares | None:
+    """Of a sweep whose jobs run side by side in processes of one machine."""
+    number = launchers.shares(launcher)
+    jobs = read_json(sweep / PLAN).get("jobs", []) if number > 1 else []
+    return Shares(sweep, [sweep / str(job["job"]) for job in jobs], number) if jobs else None
+
+
 def _words(error: BaseException) -> str:
     if isinstance(error, OSError) and error.errno is not None:
         return one_line(system_words(error))
@@ -107,6 +115,7 @@ def _perform(composed: DictConfig, folder: Path, launcher: dict[str, Any], resul
         launchers.threads_of(config["threads"], launcher),
         Path(config["data_dir"]),
         tuple(config["allow_targets"]),
+        _shares(folder.parent, launcher),
     )
     result["environment"] = machine.environment(here)
     words = list(HydraConfig.get().overrides.task)

@@ -193,6 +193,7 @@ class Laboratory:
             keeper=keeper,
             threads=machine.threads,
             precision=recipe.precision,
+            shares=machine.shares,
         )
         seconds = keeper.seconds()
         info = {

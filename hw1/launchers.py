@@ -150,6 +150,11 @@ def side_by_side(settings: Mapping[str, Any]) -> bool:
     return settings["n_jobs"] > 1 if "n_jobs" in settings else _kind(settings) not in ("", "BasicLauncher")
 
 
+def shares(settings: Mapping[str, Any]) -> int:
+    """How many of a sweep's jobs run at a time in processes of this machine, its cores shared out among them."""
+    return max(1, int(settings["n_jobs"])) if _kind(settings) == "JoblibLauncher" else 1
+
+
 def cores() -> int:
     """CPU cores that this process may use: by its affinity, by what Slurm gave it, and by its container's quota."""
     found = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

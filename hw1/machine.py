@@ -9,10 +9,13 @@ import sys
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hw1 import __version__
 from hw1.errors import UserError
+
+if TYPE_CHECKING:
+    from hw1.shares import Shares
 
 
 @dataclass(frozen=True)
@@ -23,6 +26,7 @@ class Machine:
     threads: int
     data_dir: Path
     allow_targets: tuple[str, ...] = ()
+    shares: "Shares | None" = None  # of this machine, with the sweep's other jobs on it
 
 
 def resolve_device(requested: str) -> str:

@@ -5,6 +5,7 @@ import contextlib
 import itertools
 import os
 import shlex
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,9 +16,8 @@ from hw1.errors import UserError, one_line, shortened, written
 from hw1.files import clear_scratch, write_json
 from hw1.job import variants
 from hw1.recipe import Recipe, forget_datasets
-from hw1.terminal import RESULT, read_json
-
-PLAN = "sweep.json"
+from hw1.shares import SHARES
+from hw1.terminal import PLAN, RESULT, read_json
 
 
 @dataclass(frozen=True)
@@ -168,6 +168,8 @@ def held(planned: Planned) -> Iterator[Planned]:
         except OSError as error:
             raise UserError(f"output folder {planned.folder}: {error.strerror} (errno {error.errno})") from error
         yield planned
+        if planned.multirun:
+            shutil.rmtree(planned.folder / SHARES, ignore_errors=True)
 
 
 def _with_folder(planned: Planned) -> Planned:

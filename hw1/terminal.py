@@ -23,6 +23,7 @@ from hw1.watcher import Watcher
 
 PROGRESS = ".progress.json"
 RESULT = "result.json"
+PLAN = "sweep.json"
 POLL_SECONDS = 0.25
 
 

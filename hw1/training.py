@@ -6,8 +6,8 @@ functions of (seed, r) alone: not of R, the batch size or the other replicas.
 """
 
 import math
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -22,6 +22,9 @@ from hw1.session import MakeOptimizer, Task
 from hw1.stacked import State
 from hw1.watcher import Keeper, Watcher
 
+if TYPE_CHECKING:
+    from hw1.shares import Shares
+
 SIDE_BY_SIDE_WORK = 500_000  # parameters × batch size: below, threads wait for one another in the interpreter
 
 
@@ -32,6 +35,8 @@ class Arrangement:
     groups: list[list[int]]
     workers: int
     threads: int  # of each group, inside torch
+    may_grow: bool = False  # whether more groups at a time are faster, if cores come free
+    joined: int = 0  # groups that were trained on cores which came free
 
     @property
     def stacked(self) -> bool:
@@ -40,7 +45,8 @@ class Arrangement:
 
     def __str__(self) -> str:
         stacks = f"stacked {'+'.join(str(len(group)) for group in self.groups)}, " if self.stacked else ""
-        return f"{stacks}{self.workers} at a time, {self.threads} thread{'s' * (self.threads > 1)} each"
+        more = f", {self.joined} more on cores that came free" if self.joined else ""
+        return f"{stacks}{self.workers} at a time, {self.threads} thread{'s' * (self.threads > 1)} each{more}"
 
 
 @dataclass
@@ -69,6 +75,7 @@ def train(
     keeper: Keeper | None = None,
     threads: int = 1,
     precision: str = "highest",
+    shares: "Shares | None" = None,
 ) -> Trained:
     """Train `replicas` networks from their own seeds.
 
@@ -81,13 +88,16 @@ def train(
         keeper: keeps the state along the way; training goes on from the one that it has, and ends with the same bits.
         threads: CPU threads, shared by replicas that train side by side.
         precision: "highest", "tf32" (GPU) or "bf16": what products in a step are computed in.
+        shares: of the machine, that other jobs may leave free while this one trains.
     A replica whose training loss is NaN or infinite ends there: its last row and its status say "diverged", and weights
     that it would have had later are NaN. The others go on.
     """
     task = Task(make_model, make_optimizer, loss, splits, plan, schedule, init_seed, order_seed, replicas, precision)
     arrangement = arrange(task, vectorize, threads)
-    crew = Crew(task, arrangement.groups, arrangement.workers, arrangement.threads, watcher, keeper or Keeper())
+    groups, workers, threads = arrangement.groups, arrangement.workers, arrangement.threads
+    crew = Crew(task, groups, workers, threads, watcher, keeper or Keeper(), shares if arrangement.may_grow else None)
     records = crew.run()
+    arrangement = replace(arrangement, joined=crew.joined)
     rows = sorted((row for record in records for row in record.history), key=lambda row: (row["replica"], row["step"]))
     return Trained(crew.weights, rows, [status for record in records for status in record.status], arrangement)
 
@@ -111,7 +121,7 @@ def arrange(task: Task, vectorize: bool | str, threads: int) -> Arrangement:
         groups = [replicas[n::stacks] for n in range(stacks)]
     else:
         groups = [[replica] for replica in replicas]
-    return Arrangement(groups, workers, max(1, threads // workers))
+    return Arrangement(groups, workers, max(1, threads // workers), busy)
 
 
 def most_at_once(model: nn.Module, task: Task) -> int:

@@ -1,7 +1,9 @@
 """The training loop against a plain PyTorch loop, closed forms, and itself: stacked, repeated, watched, diverging."""
 
+import copy
 import math
 import threading
+from contextlib import contextmanager
 from functools import partial
 from itertools import chain
 
@@ -17,7 +19,7 @@ from hw1.resident import Splits
 from hw1.schedule import Plan, Schedule
 from hw1.seeds import data_order, initial_model, seed_of
 from hw1.training import train
-from hw1.watcher import Watcher
+from hw1.watcher import Keeper, Kept, Watcher
 
 CONSTANT = Schedule("constant", 0.0, 0.3, 0.1, "none", 64, "epochs")
 COSINE = Schedule("cosine", 0.2, 0.3, 0.1, "none", 64, "epochs")
@@ -498,6 +500,71 @@ def test_one_that_fails_side_by_side_ends_all(always_side_by_side):
     with pytest.raises(RuntimeError, match="broken"):
         fit(classes(), MLP, replicas=3, threads=3, epochs=50, watcher=Broken())
     assert threading.active_count() == 1
+
+
+class Free:
+    """Stands for hw1.shares.Shares: what is free is all that is asked for, twice."""
+
+    def __init__(self):
+        self.left, self.given_back = 2, 0
+
+    @contextmanager
+    def taken(self):
+        self.left -= 1
+        yield self.left >= 0
+        self.given_back += 1
+
+
+class Always(Keeper):
+    """Keeps a state whenever it is asked, and goes on from one that it is given."""
+
+    def __init__(self, state=None):
+        self.state, self.states = state, []
+
+    def kept(self):
+        return copy.deepcopy(self.state)
+
+    def due(self):
+        return True
+
+    def keep(self, state):
+        tensors = {name: value.clone() for name, value in state.tensors.items()}
+        self.states.append(Kept(tensors, copy.deepcopy(state.notes)))
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    monkeypatch.setattr(crew, "SHARE_SECONDS", 0.0)
+    monkeypatch.setattr(crew, "POLL_SECONDS", 0.001)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_who_joins_on_cores_that_come_free_changes_no_bit(always_side_by_side, impatient, threads):
+    settings = {"replicas": 7, "schedule": COSINE, "steps": 60}
+    one, shares = fit(classes(IMAGE), CNN, **settings), Free()
+    several = fit(classes(IMAGE), CNN, **settings, threads=threads, shares=shares)
+    assert several.arrangement.joined == 2 * threads
+    assert several.arrangement.workers == threads
+    assert f"{2 * threads} more on cores that came free" in str(several.arrangement)
+    assert_same(several, one)
+    assert shares.given_back >= 2
+    assert threading.active_count() == 1
+
+
+def test_a_state_kept_with_those_who_joined_is_gone_on_with_to_the_bit(always_side_by_side, impatient):
+    settings = {"replicas": 5, "schedule": COSINE, "steps": 12}
+    one, keeper = fit(classes(IMAGE), CNN, **settings), Always()
+    assert_same(fit(classes(IMAGE), CNN, **settings, keeper=keeper, shares=Free()), one)
+    assert max(sum(0 < step < 12 for step in state.notes["steps"]) for state in keeper.states) == 3
+    for state in keeper.states[:: len(keeper.states) // 8]:
+        assert_same(fit(classes(IMAGE), CNN, **settings, keeper=Always(state)), one)
+        assert_same(fit(classes(IMAGE), CNN, **settings, keeper=Always(state), shares=Free()), one)
+
+
+def test_small_steps_take_no_cores_from_elsewhere():
+    shares = Free()
+    fit(classes(), MLP, replicas=3, shares=shares)
+    assert shares.left == 2
 
 
 @pytest.mark.parametrize("batch_size", [7, 16, 22])
