@@ -55,39 +55,41 @@ def input_sensitivity(
 
 
 def _logit_jacobian(model: nn.Module, inputs: Tensor, convolutional: bool, batched: bool) -> tuple[Tensor, Tensor]:
-    """Logits (N, K) and their Jacobians (N, K, D) through one forward pass.
+    """Logits (N, K), and rows (N, K, D) of their Jacobians J: J_c of the largest logit c, J_k - J_c of the others k.
 
-    Examples do not mix in eval mode, so the gradient of class k's sum over the slice holds every example's row k. Dense
-    networks take all classes in one batched backward pass, in 0.85 of the time of one pass per class; for convolutions
-    that takes longer, and what a user's own modules do may be unknown to `vmap`.
+    Examples do not mix in eval mode, so one backward pass through the slice gives a row of every example. Dense
+    networks take all rows in one batched pass, in 0.85 of the time of one after another; for convolutions that takes
+    longer, and what a user's own modules do may be unknown to `vmap`.
     """
     # not `.contiguous`: with one channel it sees nothing to do, and the first convolution's output keeps the slow order
     layout = torch.channels_last if convolutional and inputs.ndim == 4 else torch.contiguous_format
     x = torch.empty_like(inputs, memory_format=layout).copy_(inputs.detach()).requires_grad_()
     logits = model(x)
+    count, classes = logits.shape
+    one_hot = torch.eye(classes, dtype=logits.dtype, device=logits.device)
+    top = logits.detach().argmax(1)
+    seeds = one_hot.unsqueeze(1) - one_hot[top]  # row k of example n: e_k - e_c
+    seeds[top, torch.arange(count, device=top.device)] = one_hot[top]
     if batched:
-        one_hot = torch.eye(logits.shape[1], dtype=logits.dtype, device=logits.device)
-        seeds = one_hot.unsqueeze(1).expand(-1, *logits.shape)
-        (rows,) = torch.autograd.grad(logits, x, seeds, is_grads_batched=True)
-        return logits.detach(), rows.detach().flatten(2).transpose(0, 1)
-    sums = logits.sum(0)
-    jacobian = logits.new_empty(*logits.shape, inputs[0].numel())
-    for k, total in enumerate(sums):
-        jacobian[:, k] = torch.autograd.grad(total, x, retain_graph=k + 1 < len(sums))[0].flatten(1)
-    return logits.detach(), jacobian.detach()
+        (found,) = torch.autograd.grad(logits, x, seeds, is_grads_batched=True)
+        return logits.detach(), found.detach().flatten(2).transpose(0, 1)
+    rows = logits.new_empty(count, classes, inputs[0].numel())
+    for k, seed in enumerate(seeds):
+        rows[:, k] = torch.autograd.grad(logits, x, seed, retain_graph=k + 1 < classes)[0].flatten(1)
+    return logits.detach(), rows.detach()
 
 
 def _norms(
-    logits: Tensor, jacobian: Tensor, labels: Tensor, loss: Callable[[Tensor, Tensor], Tensor]
+    logits: Tensor, rows: Tensor, labels: Tensor, loss: Callable[[Tensor, Tensor], Tensor]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The three norms (N,) from logits (N, K) and their Jacobians (N, K, D), which are overwritten.
+    """The three norms (N,) from logits (N, K) and the rows (N, K, D) of `_logit_jacobian`.
 
     Every quantity is a combination aᵀJ of J's rows, of squared norm aᵀGa with G = JJᵀ, so that only the K × K Gram
-    matrix is needed. With c the largest class, row k ≠ c is first replaced by J_k - J_c, and a_c by Σa: the same aᵀJ.
-    In a saturated net (p_c → 1, softmax Jacobians of 1e-10) the answer is a small difference of large rows; this way
-    the difference is taken once between logits, where nothing is lost, and the weights of what remains are the small
-    p_k. Relative accuracy in float32: about 1e-6, 1e-4 in saturated nets; a loss gradient below 1e-13·‖J‖ is rounding,
-    as Σa of an arbitrary loss is known to float64 only.
+    matrix is needed. With J_k - J_c instead of row k ≠ c, and Σa instead of a_c, it is the same aᵀJ. In a saturated net
+    (p_c → 1, softmax Jacobians of 1e-10) the answer is a small difference of large rows; this way the difference is
+    taken once between logits, where nothing is lost, and the weights of what remains are the small p_k. Relative
+    accuracy in float32: about 1e-6, 1e-4 in saturated nets; a loss gradient below 1e-13·‖J‖ is rounding, as Σa of an
+    arbitrary loss is known to float64 only.
     """
     z = logits.double().requires_grad_()
     losses = loss(z, labels)
@@ -96,12 +98,9 @@ def _norms(
     w = torch.autograd.grad(losses.sum(), z)[0]  # (N, K)
     p = z.detach().softmax(1)
 
-    top = p.argmax(1)
+    top = logits.argmax(1)
     each = torch.arange(len(p), device=p.device)
-    reference = jacobian[each, top].clone()
-    jacobian -= reference.unsqueeze(1)
-    jacobian[each, top] = reference
-    gram = (jacobian @ jacobian.mT).double()
+    gram = (rows @ rows.mT).double()
     own = gram.diagonal(dim1=1, dim2=2)
 
     def squared(a: Tensor) -> tuple[Tensor, Tensor]:
