@@ -105,6 +105,31 @@ def sensitivities(model: nn.Module, examples: Iterable[tuple[Tensor, int]]) -> t
     return softmax / count, logit / count
 
 
+def loss_gradients(model: nn.Module, examples: Iterable[tuple[Tensor, int]]) -> float:
+    """Mean norm of the gradient of an example's own loss by its input."""
+    model.eval()
+    total, count = 0.0, 0
+    for x, y in examples:
+        image = x[None].requires_grad_()
+        loss = nn.functional.cross_entropy(model(image), torch.tensor([y]))
+        total += torch.autograd.grad(loss, image)[0].norm().item()
+        count += 1
+    return total / count
+
+
+def noise_scale(model: nn.Module, data: Dataset[tuple[Tensor, int]], small: int = 100) -> float:
+    """tr(Σ)/|G|² from the gradients of small batches and of their union."""
+    model.eval()
+    squares, batches, union = 0.0, 0, torch.zeros(sum(p.numel() for p in model.parameters()))
+    for x, y in DataLoader(data, batch_size=small, shuffle=True):
+        model.zero_grad()
+        nn.functional.cross_entropy(model(x), y).backward()
+        gradient = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+        squares, batches, union = squares + gradient.square().sum().item(), batches + 1, union + gradient
+    big = (union / batches).square().sum().item()
+    return (squares / batches - big) / (1 / small - 1 / (small * batches)) / big
+
+
 State = dict[str, Tensor]
 Images = Dataset[tuple[Tensor, int]]
 
@@ -141,6 +166,22 @@ def sensitivity_seconds(data_dir: Path, name: str, count: int = 24) -> float:
     model, part = NETWORKS[name](), Subset(mnist(data_dir, train=False), range(count))
     start = time.perf_counter()
     sensitivities(model, part)  # type: ignore[arg-type]
+    return (time.perf_counter() - start) / count
+
+
+def loss_gradient_seconds(data_dir: Path, name: str, count: int = 200) -> float:
+    """Of an image."""
+    model, part = NETWORKS[name](), Subset(mnist(data_dir, train=False), range(count))
+    start = time.perf_counter()
+    loss_gradients(model, part)  # type: ignore[arg-type]
+    return (time.perf_counter() - start) / count
+
+
+def noise_seconds(data_dir: Path, name: str, count: int = 2_000) -> float:
+    """Of an image."""
+    model, part = NETWORKS[name](), Subset(mnist(data_dir), range(count))
+    start = time.perf_counter()
+    noise_scale(model, part)
     return (time.perf_counter() - start) / count
 
 
