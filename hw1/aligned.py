@@ -24,7 +24,7 @@ from hw1.terminal import shown
 # No conditions unless swept, or asked for: how numbers are computed, which changes them by rounding alone …
 MACHINE = ("deterministic", "device", "threads", "vectorize")
 # … and what changes none: the first R replicas are the same whatever R, and how often one looks changes no training.
-ELSEWHERE = ("allow_targets", "checkpoint.minutes", "data_dir", "evaluate_every", "jobs", "replicas", "store")
+ELSEWHERE = ("allow_targets", "checkpoint.minutes", "data_dir", "evaluate_every", "jobs", "open", "replicas", "store")
 ABSENT = ""  # the value of a key that a config has not, as in the tables
 LARGEST = 1_000_000  # bytes of a config; those of hw1 have some 2,000
 
@@ -52,7 +52,7 @@ class Member:
             text = (self.job.folder / ".hydra" / "hydra.yaml").read_text(encoding="utf-8")
             block = re.search(r"^    choices:\n((?:      .*\n)+)", text, re.MULTILINE)
             lines = re.sub(r"^      ", "", block[1], flags=re.MULTILINE) if block else ""
-            return {key: value for key, value in _leaves(lines).items() if not key.startswith("hydra/")}
+            return {key: value for key, value in _leaves(lines).items() if not re.match("hydra/|tracker$", key)}
         except (OSError, ValueError, yaml.YAMLError, RecursionError):
             return {}
 
@@ -99,20 +99,32 @@ def read(folders: Sequence[Path]) -> tuple[list[Member], list[Job]]:
 
     Raises: UserError for a folder that is neither.
     """
-    members, unknown, seen = [], [], set()
+    members: list[Member] = []
+    unknown: list[Job] = []
+    seen: set[Path] = set()
     for folder in folders:
         jobs, swept, headline = _jobs(folder)
+        new = []
         for job in jobs:
             place = job.folder.resolve()
-            if place in seen:
-                continue
-            seen.add(place)
-            job = replace(job, number=len(seen) - 1, name=shown(job.folder))
-            try:
-                raw = _config(job.folder / ".hydra" / "config.yaml")
-                members.append(Member(job, swept, headline, raw, _followed(raw)))
-            except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
-                unknown.append(_without_config(job, error))
+            if place not in seen:
+                seen.add(place)
+                new.append(replace(job, number=len(seen) - 1, name=shown(job.folder)))
+        found, without = configured(new, swept, headline)
+        members += found
+        unknown += without
+    return members, unknown
+
+
+def configured(jobs: Iterable[Job], swept: Sequence[str], headline: str | None) -> tuple[list[Member], list[Job]]:
+    """Jobs of one sweep with their configs, and apart those that left none."""
+    members, unknown = [], []
+    for job in jobs:
+        try:
+            raw = _config(job.folder / ".hydra" / "config.yaml")
+            members.append(Member(job, tuple(swept), headline, raw, _followed(raw)))
+        except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
+            unknown.append(_without_config(job, error))
     return members, unknown
 
 
@@ -141,7 +153,7 @@ def _config(file: Path) -> dict[str, Any]:
     leaves = _leaves(file.read_text(encoding="utf-8"))
     if "experiment._target_" not in leaves:
         raise ValueError("names no experiment")
-    return leaves
+    return {key: value for key, value in leaves.items() if not key.startswith("tracker.")}  # it decides no number
 
 
 def _leaves(text: str) -> dict[str, Any]:

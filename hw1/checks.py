@@ -47,6 +47,7 @@ def check(config: Mapping[str, Any]) -> None:
     check_texts(config)
     if config["schedule"]["hold"] == "steps" and config["steps"] is not None:
         raise UserError(f"schedule.hold=steps: has no use beside steps={config['steps']}; give epochs instead")
+    check_tracker(config["tracker"])
     allow = config["allow_targets"]
     for name in ("experiment", "dataset", "model", "optimizer", "loss"):
         node = config[name]
@@ -58,6 +59,18 @@ def check(config: Mapping[str, Any]) -> None:
         else:
             _check_other(name, node, allow)
         _check_nested(name, node, allow)
+
+
+def check_tracker(node: Any) -> None:
+    """Check what a tracker is told, and that its library is there. Raises: UserError."""
+    kind = node.get("kind") if isinstance(node, Mapping) else None
+    if not isinstance(kind, str) or kind not in schema.TRACKERS:
+        raise UserError(f"tracker={shortened(node)}: must be a group with a kind; choose tracker=…")
+    schema.check_keys(node, schema.TRACKERS[kind], "tracker.")
+    if kind != "none":
+        from hw1 import trackers
+
+        trackers.check(node)
 
 
 def check_texts(config: Mapping[str, Any]) -> None:
@@ -134,6 +147,8 @@ def check_together(jobs: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]], 
         raise UserError("epochs and steps are both given: choose one")
     if any(config["epochs"] is None and config["steps"] is None for config in configs):
         raise UserError("epochs=null and steps=null: one of them must be a whole number")
+    if any(config["tracker"] != configs[0]["tracker"] for config in configs):
+        raise UserError("tracker: is one for all jobs of a sweep; it is not to be swept")
     for device in {config["device"] for config in configs} - {"auto", "cpu"}:
         from hw1.machine import resolve_device  # torch: only for those who ask for a certain device
 
@@ -231,7 +246,7 @@ def check_secrets(raw: Mapping[str, Any]) -> None:
         if (
             isinstance(value, str)
             and re.search(r"\$\{\s*(oc\.env|oc\.decode)\s*:", value)
-            and key not in ("store", "data_dir", "jobs")
+            and key not in ("store", "data_dir", "jobs", "tracker.uri")
         ):
             raise UserError(
                 f"{key}={shortened(value)}: environment variables are not read into what is stored; type the value"

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from hw1.sweep import Planned
 
 OK, FAILED, BAD_INPUT = 0, 1, 2
+FOLDER_FILE = "HW1_FOLDER_FILE"  # environment variable
 NAMES = (
     "experiment dataset model optimizer loss control batch_size epochs steps depth width alpha seed init_seed "
     "order_seed replicas device threads jobs"
@@ -76,7 +77,16 @@ def _run(words: list[str]) -> int:
     planned = sweep.plan(arguments)
     with sweep.held(planned) as planned:
         sweep.write_plan(planned, words, resumed=taken_up is not None)
+        tell_caller(planned.folder)
         return _launch(planned)
+
+
+def tell_caller(folder: Path) -> None:
+    """Write where the results will be into the file that this process's caller named, if one did (hw1.api)."""
+    if file := os.environ.pop(FOLDER_FILE, ""):  # its own children are not meant
+        from hw1.files import write_atomically
+
+        write_atomically(Path(file), str(folder.absolute()))
 
 
 def _launch(planned: "Planned") -> int:
@@ -105,6 +115,10 @@ def _settle(planned: "Planned", console: "Console") -> int:
 
     outcome.settle(planned, "interrupted" if signals.ending() else "failed")
     finished = outcome.report(planned, console, briefly=signals.ending())
+    if planned.jobs[0].config["tracker"]["kind"] != "none" and not signals.ending():
+        from hw1 import trackers
+
+        trackers.send(planned)
     return signals.exit_code() if signals.ending() else finished
 
 
@@ -126,7 +140,7 @@ def help_text() -> str:
         lines.append(f"  {'experiment=' + file.stem:<27} {question(file)}")
     lines += ["", "Names to set or sweep (a,b,c and -m); all else by its group, such as model.dropout or optimizer.lr:"]
     lines += [*(f"  {line}" for line in textwrap.wrap(NAMES, 110)), ""]
-    for group in ("dataset", "model", "optimizer", "loss", "control"):
+    for group in ("dataset", "model", "optimizer", "loss", "control", "tracker"):
         options = ", ".join(sorted(file.stem for file in (conf_dir() / group).glob("*.yaml")))
         lines.append(f"  {group:<10} {options}")
     lines += ["", "Examples:"]

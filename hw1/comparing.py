@@ -6,10 +6,12 @@ input, one line.
 
 import argparse
 import contextlib
+import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
@@ -20,14 +22,16 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from hw1 import aligned, differences, findings, outcome, parts, results, schema
+from hw1 import aligned, differences, findings, latex, outcome, parts, results, schema
 from hw1.aligned import Member, Section
-from hw1.cli import complain
+from hw1.cli import complain, tell_caller
 from hw1.differences import Difference
 from hw1.errors import UserError, one_line, shortened, system_words, written
 from hw1.experiments import SEEDS, Experiment, Tables
 from hw1.files import write_table
+from hw1.outcome import Concluded
 from hw1.quantities import quantity
+from hw1.report import Against, Part
 from hw1.results import Sweep
 from hw1.signals import INTERRUPTED
 from hw1.statistics import VERDICTS, rounded
@@ -42,7 +46,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     console = Console(width=None if sys.stdout.isatty() else 110)
     try:
         arguments = _parser().parse_args(argv)
-        return _compare(arguments.folders, Asked.of(arguments), console)
+        words = sys.argv[1:] if argv is None else argv
+        asked = replace(Asked.of(arguments), command=shlex.join(["python", "-m", "hw1.compare", *words]))
+        return _compare(arguments.folders, asked, console)
     except UserError as error:
         return complain(error)
     except OSError as error:  # the disk of the results
@@ -73,6 +79,7 @@ def _parser() -> argparse.ArgumentParser:
         "--baseline", action="append", default=[], metavar="KEY=VALUE", help="compare the other conditions with these"
     )
     parser.add_argument("--out", help="folder for tables and figures (default: comparisons/<date>/<time>)")
+    parser.add_argument("--open", action="store_true", help="show the report in a browser")
     parser.add_argument("--no-figures", action="store_true", help="tables alone, in a second")
     parser.add_argument(
         "--allow", action="append", default=[], metavar="MODULE", help="where an experiment of your own is defined"
@@ -91,6 +98,8 @@ class Asked:
     out: str | None
     draw: bool
     allow: list[str]
+    opens: bool = False
+    command: str = "python -m hw1.compare"
 
     @classmethod
     def of(cls, arguments: argparse.Namespace) -> "Asked":
@@ -103,6 +112,7 @@ class Asked:
             arguments.out,
             not arguments.no_figures,
             arguments.allow,
+            arguments.open,
         )
 
 
@@ -129,15 +139,22 @@ def _compare(folders: Sequence[str], asked: Asked, console: Console) -> int:
     views = _views([section for section in aligned.sections(members, asked.by) if section.has_result], asked)
     if views:
         out = _made(asked.out)
+        tell_caller(out)
+        shown_parts = []
         for number, view in enumerate(views):
             if number:
                 console.print()
-            _show(view, out / view.section.name if len(views) > 1 else out, asked, console)
+            shown_parts.append(_show(view, out / view.section.name if len(views) > 1 else out, asked, console))
     compared = {job.number for view in views for job in view.section.sweep.jobs}
     bad = [job for job in (*(member.job for member in members), *unknown) if job.status != "ok"]
     _print_lines(findings.failures([job for job in bad if job.number not in compared]), console, "red")
     place = f"results: {shown(out.absolute())}" if views else "no job has a result: nothing to compare"
     console.print(place, markup=False, highlight=False, soft_wrap=True)
+    if views:
+        within = {member.job.number for view in views for member in view.section.members}
+        lost = [job for job in bad if job.number not in within]
+        page = outcome.write_page(out, shown_parts, asked.command, lost)
+        outcome.show_page(page, console, asked.opens)
     return outcome.FAILED if bad else outcome.OK
 
 
@@ -188,22 +205,31 @@ def _made(out: str | None) -> Path:
 # One experiment
 
 
-def _show(view: View, folder: Path, asked: Asked, console: Console) -> None:
-    """Write a section's tables and figures, and print its comparison."""
+def _show(view: View, folder: Path, asked: Asked, console: Console) -> Callable[[], Part]:
+    """Write a section's tables and figures, and print its comparison; gives its part of the page."""
     section, sweep = view.section, view.sweep
     folder.mkdir(parents=True, exist_ok=True)
     saved = results.save(section.sweep, folder, conditions=sweep)
     write_table(folder / "jobs.csv", aligned.jobs_table(section))
-    sentences = _concluded(section, saved.tables, folder, asked)
+    latex.write(folder, sweep, view.metrics)
+    concluded = _concluded(section, saved.tables, folder, asked)
+    against: list[Against] = []
     findings.render(sweep, console, view.metrics, against_first=view.partner is None)
     if sweep.condition_keys != section.sweep.condition_keys:
         _print_lines(findings.failures(section.sweep.jobs), console, "red")
     if view.partner is None:
-        sentences = [*findings.finding(sweep).splitlines(), *sentences]
+        sentences = [*findings.finding(sweep).splitlines(), *concluded.sentences]
     else:
-        sentences = [*_against_baseline(view, view.partner, folder, asked, console), *sentences]
-    _print_lines(_notes(section, sweep), console, "dim")
+        said, against = _against_baseline(view, view.partner, folder, asked, console)
+        sentences = [*said, *concluded.sentences]
+    findings.keep(folder, sweep, sentences)
+    notes = _notes(section, sweep)
+    _print_lines(notes, console, "dim")
     _print_lines(sentences, console, "bold")
+    jobs = [member.job for member in section.members]
+    question, answer = (" ".join(found) for found in (concluded.questions, concluded.answers))
+    return partial(Part, folder, sweep, jobs, section.members, question, answer, sentences, concluded.figures,
+                   view.metrics, against, notes)  # fmt: skip
 
 
 def _print_lines(lines: Sequence[str], console: Console, style: str) -> None:
@@ -211,13 +237,13 @@ def _print_lines(lines: Sequence[str], console: Console, style: str) -> None:
         console.print(Text(line, style=style), soft_wrap=True)
 
 
-def _concluded(section: Section, tables: Tables, folder: Path, asked: Asked) -> list[str]:
+def _concluded(section: Section, tables: Tables, folder: Path, asked: Asked) -> Concluded:
     """What the experiment concludes and draws from the tables, if it is hw1's or allowed."""
     try:
         experiment = _experiment(section.members[0], asked.allow)
     except (UserError, OSError, TypeError, ValueError, KeyError, yaml.YAMLError) as error:
         print(f"warning: no figures: {one_line(error)}", file=sys.stderr)
-        return []
+        return Concluded()
     tables = {name: rows for name, rows in tables.items() if len(rows)}
     return outcome.conclude(folder, experiment, tables, list(section.sweep.keys), asked.draw)
 
@@ -263,10 +289,11 @@ def _notes(section: Section, sweep: Sweep) -> list[str]:
 
 def _against_baseline(
     view: View, partner: dict[int, int | None], folder: Path, asked: Asked, console: Console
-) -> list[str]:
+) -> tuple[list[str], list[Against]]:
     """Write differences.csv, print a table per metric that was asked for or is the headline; a sentence for each."""
     sweep = view.sweep
     sentences: list[str] = []
+    tables: list[Against] = []
     keys = [key for key, _ in asked.baseline]
     comparable = [name for name in _measured(sweep) if not findings.changes_meaning(name, keys)]
     found = {name: differences.differences(sweep, partner, name) for name in comparable}
@@ -280,7 +307,9 @@ def _against_baseline(
         if key := findings.changes_meaning(name, keys):
             sentences.append(f"{quantity(name).label}: {key} changes what it measures, so its values are not compared.")
         elif there := [each for each in found.get(name, []) if each.contrast.interval.n]:
-            _print_differences(there, keys, f"{quantity(name).label}, against {baseline}", console)
+            title = one_line(f"{quantity(name).label}, against {baseline}")
+            tables.append(Against(title, _how(there), _telling(there, keys), there))
+            _print_differences(tables[-1], console)
             sentences.append(_in_words(there, baseline))
         else:
             sentences.append(f"{quantity(name).label} against {baseline}: no condition and its baseline have it.")
@@ -288,29 +317,32 @@ def _against_baseline(
     if alone:
         listed = "; ".join(map(str, alone[:_LISTED])) + ("; …" if len(alone) > _LISTED else "")
         sentences.append(f"no baseline for {len(alone)} of {len(sweep.conditions)} conditions: {listed}.")
-    return [one_line(sentence) for sentence in sentences]
+    return [one_line(sentence) for sentence in sentences], tables
+
+
+def _telling(found: Sequence[Difference], baseline: Sequence[str]) -> list[str]:
+    """The keys of the baseline, and of the others those that differ."""
+    values = {key: {written(each.condition.values[key]) for each in found} for key in found[0].condition.values}
+    return [key for key, there in values.items() if key in baseline or len(there) > 1]
 
 
 def _measured(sweep: Sweep) -> list[str]:
     return [name for name, matrix in sweep.replicates.metrics.items() if np.isfinite(matrix).any()]
 
 
-def _print_differences(found: Sequence[Difference], baseline: Sequence[str], title: str, console: Console) -> None:
-    """A table; the keys of the baseline are in it, and of the others those that differ."""
-    console.print(Text(one_line(title), style="italic"), soft_wrap=True)
-    kinds = dict.fromkeys(each.contrast.kind for each in found)
-    values = {key: [written(each.condition.values[key]) for each in found] for key in found[0].condition.values}
-    keys = [key for key, column in values.items() if key in baseline or len(set(column)) > 1]
+def _print_differences(against: Against, console: Console) -> None:
+    console.print(Text(against.title, style="italic"), soft_wrap=True)
+    kinds = dict.fromkeys(each.contrast.kind for each in against.found)
     table = Table(box=box.SIMPLE_HEAD)
-    for head in (*keys, "baseline", "mean", f"{' or '.join(kinds)} [95 %]", "n", "verdict"):
+    for head in (*against.keys, "baseline", "mean", f"{' or '.join(kinds)} [95 %]", "n", "verdict"):
         table.add_column(Text(findings.cell(head)), no_wrap=True)
-    for each in found:
+    for each in against.found:
         n = f"{each.contrast.interval.n}{'' if each.contrast.paired else ' unpaired'}"
-        cells = [findings.cell(each.condition.values[key]) for key in keys]
+        cells = [findings.cell(each.condition.values[key]) for key in against.keys]
         cells += [rounded(each.baseline_mean), rounded(each.mean), each.contrast.text(), n, each.contrast.verdict]
         table.add_row(*map(Text, cells))
     console.print(table)
-    _print_lines([_how(found)], console, "dim")
+    _print_lines([against.how], console, "dim")
 
 
 def _how(found: Sequence[Difference]) -> str:

@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib as mpl
 import numpy as np
@@ -65,21 +65,30 @@ def new_figure(rows: int, columns: int, width: float, height: float, **keys: Any
     return figure, grid
 
 
-def draw(folder: Path, experiment: Experiment, tables: Tables, swept: list[str]) -> str:
+class Drawn(NamedTuple):
+    """The figures that were drawn, by name, and "" or in one line why another could not be."""
+
+    names: list[str]
+    problem: str
+
+
+def draw(folder: Path, experiment: Experiment, tables: Tables, swept: list[str]) -> Drawn:
     """Let an experiment draw its tables in the house style, and write each figure as `<name>.png` (300 dpi) and `.svg`.
 
-    Files are replaced atomically; the same tables give the same bytes.
-    Returns: "" or, in one line, why a figure could not be drawn, which must cost neither tables nor comparison.
+    Files are replaced atomically; the same tables give the same bytes. A figure that cannot be drawn must cost neither
+    tables nor comparison.
     """
+    names: list[str] = []
     try:
         with mpl.rc_context(STYLE), warnings.catch_warnings():  # type: ignore[arg-type]
             warnings.filterwarnings("ignore", "Glyph .* missing from")  # it draws a box; the SVG has the letter
             for name, figure in experiment.draw(tables, swept).items():
                 _save(figure, folder, name)
+                names.append(name)
     except Exception as error:
         log.info("a figure could not be drawn", exc_info=error)
-        return f"{type(error).__name__}: {one_line(error)}"
-    return ""
+        return Drawn(names, f"{type(error).__name__}: {one_line(error)}")
+    return Drawn(names, "")
 
 
 def _save(figure: Figure, folder: Path, name: str) -> None:
@@ -92,7 +101,9 @@ def _save(figure: Figure, folder: Path, name: str) -> None:
     canvas.draw()
     _replace(folder / f"{name}.png", _png(np.asarray(canvas.buffer_rgba()), figure.dpi))
     svg = io.BytesIO()
-    FigureCanvasSVG(figure).print_svg(svg, metadata={"Date": None})
+    FigureCanvasSVG(figure).print_svg(
+        svg, metadata={"Date": None, "Title": figure.get_label() or figure.get_suptitle() or name}
+    )
     _replace(folder / f"{name}.svg", svg.getvalue())
 
 
@@ -257,6 +268,7 @@ def titled(figure: Figure, *lines: str) -> None:
     """A title above all panels, lines too long for the figure's width broken."""
     width = int(figure.get_figwidth() * 11)
     figure.suptitle("\n".join(textwrap.fill(line, width) for line in lines), fontsize=11)
+    figure.set_label("; ".join(lines))  # for the caption on a page
 
 
 def cap(axes: Axes, metric: str) -> None:

@@ -7,6 +7,7 @@ are shared.
 import math
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hw1.errors import one_line
+from hw1.files import write_json
 from hw1.quantities import quantity
 from hw1.results import Condition, Job, Sweep
 from hw1.statistics import (
@@ -37,6 +39,7 @@ LEGEND = "* best   ~ not told apart from it: the difference includes 0 (paired t
 NO_SPREAD = "no spread between replicas to judge it by: not resolved"
 SINGLE = "n=1: no interval, nothing can be concluded"
 DISJOINT = "no two replicas to compare, nothing can be concluded"
+KEPT = "findings.json"
 _WIDEST = 32  # characters of a swept value in the printed table; comparison.csv has all of it
 _LISTED = 20  # lines of one kind before "and … more"
 
@@ -186,7 +189,7 @@ def _width(columns: Sequence[Column]) -> int:
 def _fitting(sweep: Sweep, chosen: Sequence[str], room: int) -> dict[str, Column]:
     """Columns of the metrics that fit into `room` characters in order of importance; the first one in any case."""
     fitting: dict[str, Column] = {}
-    for name in chosen or _by_importance(sweep):
+    for name in chosen or by_importance(sweep):
         column = _metric_column(sweep, name)
         if fitting and _width([*fitting.values(), column]) > room:
             break
@@ -194,7 +197,7 @@ def _fitting(sweep: Sweep, chosen: Sequence[str], room: int) -> dict[str, Column
     return fitting
 
 
-def _by_importance(sweep: Sweep) -> Iterator[str]:
+def by_importance(sweep: Sweep) -> Iterator[str]:
     """Headline, test metrics, the rest in the order of the summary; what has no better direction last."""
     first = _headline(sweep)
     names = [name for name, matrix in sweep.replicates.metrics.items() if np.isfinite(matrix).any()]
@@ -295,6 +298,48 @@ def finding(sweep: Sweep) -> str:
         "no job has a result: nothing can be concluded"
     ]
     return "\n".join(f"{line}." for line in [*claims, *_counted(sweep)])
+
+
+def keep(folder: Path, sweep: Sweep, sentences: Sequence[str]) -> None:
+    """Write what was said of a sweep or of a comparison into its folder, for whoever reads it later."""
+    content = {"experiment": sweep.experiment, "headline": _headline(sweep), "findings": list(sentences)}
+    write_json(folder / KEPT, content)
+
+
+def answer(sweep: Sweep) -> str:
+    """What a comparison comes to, in a sentence for who reads no other: the best by the headline, and how surely.
+
+    "" where nothing can be best: one condition, a metric of which neither direction is better, or no value.
+    """
+    name = _headline(sweep)
+    if name is None or "alpha" in sweep.condition_keys:
+        return ""
+    marked = marks(sweep, name)
+    if "*" not in marked:
+        return ""
+    what, row = quantity(name), marked.index("*")
+    interval = mean_interval(sweep.replicates.metrics[name][row], what.scale)
+    best = f"{'Lowest' if what.better == 'lower' else 'Highest'} {what.label}: {_where(sweep.conditions[row])}"
+    if interval.n < 2:
+        return f"{best}, {interval.text()}; {SINGLE}."
+    tied = [_where(sweep.conditions[place]) for place, mark in enumerate(marked) if mark == "~"]
+    others = sum(np.isfinite(line).any() for line in sweep.replicates.metrics[name]) - 1
+    if not tied:
+        sure = f"told apart from {'the other' if others == 1 else f'all {others} others'}"
+    else:
+        all_or_some = f"any of the {others} others" if len(tied) == others else f"{len(tied)} of {others} others"
+        sure = f"not told apart from {' and '.join(tied) if len(tied) < 3 else all_or_some}"
+    return f"{best}, {interval}; {sure}."
+
+
+def values(sweep: Sweep) -> str:
+    """Of one condition the metrics that something is said of: "test loss 0.0033 [0.0020, 0.0050], n=5."."""
+    said = []
+    for name in main_metrics(sweep):
+        interval = mean_interval(sweep.replicates.metrics[name][0], quantity(name).scale)
+        said.append(f"{quantity(name).label} {interval}")
+    text = "; ".join(said)
+    return f"{text[0].upper()}{text[1:]}." if text else ""
 
 
 def main_metrics(sweep: Sweep) -> list[str]:

@@ -135,8 +135,10 @@ def _perform(composed: DictConfig, folder: Path, launcher: dict[str, Any], resul
     result["findings"] = list(conclusion.sentences)
     for name, table in conclusion.tables.items():
         write_table(folder / f"{name}.csv", table)
-    if problem := figures.draw(folder, experiment, tables | conclusion.tables, []):
-        log.warning("a figure could not be drawn: %s", problem)
+    drawn = figures.draw(folder, experiment, tables | conclusion.tables, [])
+    result["figures"] = drawn.names
+    if drawn.problem:
+        log.warning("a figure could not be drawn: %s", drawn.problem)
 
 
 @dataclass(frozen=True)
@@ -194,7 +196,12 @@ class _Work:
 
     def _used(self, runs: Mapping[str, Known], trained: Mapping[str, bool]) -> None:
         self.result["runs"] = {
-            name: {"key": run.key, "trained": trained.get(run.key, False), "network": run.info["architecture"]}
+            name: {
+                "key": run.key,
+                "trained": trained.get(run.key, False),
+                "network": run.info["architecture"],
+                "data_sha256": run.info["data_sha256"],
+            }
             for name, run in runs.items()
         }
 

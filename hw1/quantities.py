@@ -3,6 +3,7 @@
 Labels and definitions are plain unicode: a dollar sign would be mathtext to matplotlib.
 """
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -22,6 +23,8 @@ class Quantity:
         definition: one line, formula and source.
         better: direction that is better, None where neither is.
         scale: scale on which its intervals are computed and its axis drawn (see statistics.mean_interval).
+
+    What it cannot say is in CAVEATS.
     """
 
     name: str
@@ -29,6 +32,11 @@ class Quantity:
     definition: str
     better: Better | None = None
     scale: Scale = "linear"
+
+    @property
+    def caveat(self) -> str:
+        """What the number cannot say, in a sentence; "" where nothing is known of it."""
+        return next((text for pattern, text in CAVEATS if re.fullmatch(pattern, self.name)), "")
 
 
 def _of_split(split: str, words: str) -> list[Quantity]:
@@ -170,6 +178,57 @@ _ALL = [
     Quantity("steps", "steps", "optimizer steps taken"),
     Quantity("epochs", "epochs", "passes over the training split"),
 ]
+
+# Name, as a regular expression → what such a number cannot say. The first that fits counts.
+CAVEATS: tuple[tuple[str, str], ...] = (
+    ("train_.*", "Says nothing of examples that were not trained on."),
+    (
+        "validation_.*",
+        "Of a condition that was chosen by it, it is better than what new examples would give; the test split tells.",
+    ),
+    (
+        "test_loss.*",
+        "Compares only where the loss and the data set are the same; a few confidently wrong examples can decide it.",
+    ),
+    (
+        "(test_accuracy|test_error|recall).*",
+        "The finite test set is an error of its own, ±0.27 points at 98 % on 10,000 images, which all conditions share "
+        "and no interval here contains.",
+    ),
+    ("(.*_mae|max_error|residual)", "In the target's unit: compares only where the target is the same."),
+    ("(test_r2|test_unexplained).*", "Relative to the target's variance over the test points; says nothing outside."),
+    ("accuracy_within", "How far beyond ε the others lie is not in it."),
+    ("confidence", "A network can be confident and wrong; this is no calibrated probability."),
+    ("generalisation_gap", "Also small where a network learned nothing; read it beside the accuracy."),
+    (
+        "softmax_jacobian",
+        "Local, at the test points alone: no bound on what a finite or a chosen change of the input does. Small where "
+        "the softmax saturates, whatever the logits do. Per unit of input, so it compares only with equal scaling.",
+    ),
+    (
+        "logit_jacobian",
+        "Grows with the scale of the logits, which longer training raises without another prediction. Per unit of "
+        "input, so it compares only with equal scaling.",
+    ),
+    (
+        "loss_gradient",
+        "Near 0 where an example is fitted, whatever the network does beside it. Per unit of input, so it compares "
+        "only with equal scaling.",
+    ),
+    (
+        "noise_scale.*",
+        "Of one set of weights, for plain gradient descent; it predicts a batch size by its order of magnitude.",
+    ),
+    (
+        "(barrier|error_barrier|layer_barrier).*",
+        "Of the straight line and of the given α alone: a curved path may have none, a finer grid of α may find more. "
+        "A failed alignment does not prove that there is no better one.",
+    ),
+    ("distance.*", "Of weights, not of functions: renamed hidden units lie far apart and compute the same."),
+    ("(displacement|straightness|path_plane)", "Depends on how often weights are collected, and from when on."),
+    ("walk_.*", "What chance alone would give; no property of the network."),
+    ("(parameters|steps|epochs)", "A size, not a result."),
+)
 
 QUANTITIES: dict[str, Quantity] = {quantity.name: quantity for quantity in _ALL}
 

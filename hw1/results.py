@@ -77,11 +77,13 @@ class Replicates:
         metrics: name -> (conditions, replicates) values, NaN where diverged or absent.
         present: (conditions, replicates) whether the replicate has a row at all.
         diverged: (conditions, replicates) whether that row says so.
+        labels: what each replicate is called, "replica 0" or "seed=1, replica 0".
     """
 
     metrics: dict[str, Array]
     present: Flags
     diverged: Flags
+    labels: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -305,7 +307,8 @@ def _replicates(sweep: Sweep) -> Replicates:
     summary = pd.concat([job.tables["summary"] for job in jobs], ignore_index=True)
     lengths = [len(job.tables["summary"]) for job in jobs]
     rows = np.repeat([place[job.number] for job in jobs], lengths)
-    columns, width = _identities(sweep, jobs, lengths, summary)
+    columns, identities = _identities(sweep, jobs, lengths, summary)
+    width = len(identities)
     ok = (summary["status"] == "ok").to_numpy() if "status" in summary else np.ones(len(summary), bool)
 
     def spread(values: np.ndarray, empty: Any) -> np.ndarray:
@@ -317,20 +320,25 @@ def _replicates(sweep: Sweep) -> Replicates:
         name: spread(np.where(ok, summary[name].to_numpy(float, na_value=math.nan), math.nan), math.nan)
         for name in _metric_names(summary, sweep.keys)
     }
-    return Replicates(metrics, spread(np.ones(len(summary), bool), False), spread(~ok, False))
+    seeds = [key for key in sweep.keys if key in SEEDS]
+    labels = tuple(
+        ", ".join([*(f"{key}={value}" for key, value in zip(seeds, of, strict=True)), f"replica {replica}"])
+        for of, replica in identities
+    )
+    return Replicates(metrics, spread(np.ones(len(summary), bool), False), spread(~ok, False), labels)
 
 
 def _identities(
     sweep: Sweep, jobs: Sequence[Job], lengths: Sequence[int], summary: pd.DataFrame
-) -> tuple[np.ndarray, int]:
-    """The number of every summary row's replicate, which is its (swept seeds, replica), and how many there are."""
+) -> tuple[np.ndarray, list[tuple[tuple[Any, ...], Any]]]:
+    """The number of every summary row's replicate, and which there are: (values of the swept seeds, replica)."""
     seeds = [tuple(job.overrides[key] for key in sweep.keys if key in SEEDS) for job in jobs]
     within = np.concatenate([np.arange(length) for length in lengths])  # where a summary has no replica column
     replica = summary["replica"].to_numpy() if "replica" in summary else within
-    numbers: dict[tuple[Any, Any], int] = {}
+    numbers: dict[tuple[tuple[Any, ...], Any], int] = {}
     per_row = (seed for seed, length in zip(seeds, lengths, strict=True) for _ in range(length))
     columns = [numbers.setdefault(identity, len(numbers)) for identity in zip(per_row, replica, strict=True)]
-    return np.array(columns), len(numbers)
+    return np.array(columns), list(numbers)
 
 
 def _metric_names(summary: pd.DataFrame, keys: Sequence[str]) -> list[str]:

@@ -108,6 +108,8 @@ class Config:
     device: Annotated[str, "device"]
     threads: Annotated[int, Range(1, 1024)] | Literal["auto"]
     jobs: Annotated[int, Range(1, 1024)] | Literal["auto"]
+    open: bool  # the report in a browser, once it is written
+    tracker: Any
     store: str
     data_dir: str
     allow_targets: list[str]
@@ -238,6 +240,41 @@ PARTS: dict[str, type] = {
     "torch.nn.L1Loss": Plain,
     "torch.nn.HuberLoss": Huber,
 }
+
+
+@dataclass
+class Tracker:
+    name: str | None
+    timeout: Annotated[float, Range(1, 86_400)]
+
+
+@dataclass
+class NoTracker:
+    kind: Literal["none"]
+
+
+@dataclass
+class TensorBoard(Tracker):
+    kind: Literal["tensorboard"]
+    logdir: str
+
+
+@dataclass
+class MLflow(Tracker):
+    kind: Literal["mlflow"]
+    uri: str
+    experiment: str
+
+
+@dataclass
+class WeightsAndBiases(Tracker):
+    kind: Literal["wandb"]
+    mode: Literal["offline", "online"]
+    project: str
+    entity: str | None
+
+
+TRACKERS = {"none": NoTracker, "tensorboard": TensorBoard, "mlflow": MLflow, "wandb": WeightsAndBiases}
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -114,14 +114,15 @@ def _job(composer: compose.Composer, words: list[str], typed: set[str]) -> Job:
 def taken_up(words: Sequence[str]) -> list[str] | None:
     """For `resume=FOLDER`: the command line that began that sweep, made to go on in its folder; None for others.
 
-    Goes to the directory in which it was typed. `jobs=…` and Hydra's own settings may be given anew.
+    Goes to the directory in which it was typed. `jobs=…`, a tracker and Hydra's own settings may be given anew.
     Raises: UserError for a folder without a plan, and for other words beside it.
     """
     folders = [word.partition("=")[2] for word in words if word.startswith("resume=")]
     if not folders:
         return None
     name = f"resume={shortened(folders[0])}"
-    others = [word for word in words if not word.startswith(("resume=", "jobs=", "hydra/", "hydra."))]
+    anew = ("resume=", "jobs=", "open=", "tracker=", "tracker.", "hydra/", "hydra.")
+    others = [word for word in words if not word.startswith(anew)]
     if others or len(folders) > 1:
         raise UserError(f"{name}: goes on with what was asked for; leave out {shortened((others or ['the other'])[0])}")
     folder = Path(folders[0]).absolute()
@@ -133,10 +134,12 @@ def taken_up(words: Sequence[str]) -> list[str] | None:
     except OSError as error:
         place = shortened(plan["directory"])
         raise UserError(f"{name}: it was begun in {place}: {error.strerror}") from error
-    anew = [word for word in words if not word.startswith("resume=")]
-    keys = {word.partition("=")[0] for word in anew} | {"hydra.sweep.dir"}
+    given = [word for word in words if not word.startswith("resume=")]
+    keys = {word.partition("=")[0] for word in given} | {"hydra.sweep.dir"}
     kept = [word for word in plan["words"] if word.partition("=")[0] not in keys]
-    return [*kept, *anew, f"hydra.sweep.dir={compose.quoted(str(folder))}"]
+    if "tracker" in keys:  # the settings were those of another
+        kept = [word for word in kept if not word.startswith("tracker.")]
+    return [*kept, *given, f"hydra.sweep.dir={compose.quoted(str(folder))}"]
 
 
 def _whole(plan: dict[str, Any]) -> bool:

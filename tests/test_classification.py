@@ -353,7 +353,7 @@ JOB, SWEEP = (
 def test_every_shape_of_results_is_drawn(tmp_path, monkeypatch, tables, swept, expected):
     monkeypatch.setitem(figures.STYLE, "savefig.dpi", 40)
     tables = tables | EXPERIMENT.conclude(tables, swept).tables
-    assert figures.draw(tmp_path, EXPERIMENT, tables, swept) == ""
+    assert figures.draw(tmp_path, EXPERIMENT, tables, swept).problem == ""
     assert {path.stem for path in tmp_path.glob("*.png")} == expected
 
 

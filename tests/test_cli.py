@@ -136,7 +136,7 @@ def test_a_job_leaves_its_files(function_job):
     folder = sweep_folder(function_job)
     names = {file.name for file in folder.iterdir()}
     tables = {"summary.csv", "prediction.csv", "history.csv", "network.csv", "training_points.csv"}
-    assert names == tables | {"result.json", "function.png", "function.svg", ".hydra", "hw1.log"}
+    assert names == tables | {"result.json", "function.png", "function.svg", "report.html", ".hydra", "hw1.log"}
     assert str(folder.relative_to(function_job.folder)) in function_job.out
 
 

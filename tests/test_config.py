@@ -13,7 +13,9 @@ from hw1.recipe import Recipe
 CONF = Path(__file__).resolve().parent.parent / "conf"
 GROUPS = ("dataset", "model", "optimizer", "loss", "experiment")
 PRESETS = ("control",)  # groups that set keys of others and have no node of their own
-OPTIONS = [(group, file.stem) for group in (*GROUPS, *PRESETS) for file in sorted((CONF / group).glob("*.yaml"))]
+WITHOUT_TARGET = ("tracker",)  # groups whose node builds nothing
+ALL = (*GROUPS, *PRESETS, *WITHOUT_TARGET)
+OPTIONS = [(group, file.stem) for group in ALL for file in sorted((CONF / group).glob("*.yaml"))]
 EXPERIMENTS = [option for group, option in OPTIONS if group == "experiment"]
 # What an option leaves to its user, or needs beside it: a key of the option, with the values to try it with.
 NEEDS = {
@@ -45,7 +47,7 @@ def open_values(node: object) -> list[object]:
 
 
 def test_every_group_has_options():
-    assert {group for group, _ in OPTIONS} == {*GROUPS, *PRESETS}
+    assert {group for group, _ in OPTIONS} == set(ALL)
 
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
@@ -187,7 +189,7 @@ def test_the_command_line_wins_over_an_experiment():
 
 def test_every_top_level_key_has_a_type_and_every_type_a_key():
     text = yaml.safe_load((CONF / "config.yaml").read_text(encoding="utf-8"))
-    keys = set(text) - {"defaults", "hydra"} | set(GROUPS)
+    keys = set(text) - {"defaults", "hydra"} | {*GROUPS, *WITHOUT_TARGET}
     assert keys == set(schema.Config.__dataclass_fields__)
 
 

@@ -44,7 +44,7 @@ def sensitivity_table(batch_sizes=(16, 64), replicas=3, scale=1.0, **keys) -> pd
     ],
 )  # fmt: skip
 def test_sensitivity_draws(tmp_path: Path, table: pd.DataFrame, swept: list[str]) -> None:
-    assert figures.draw(tmp_path, SENSITIVITY, {"sensitivity": table}, swept) == ""
+    assert figures.draw(tmp_path, SENSITIVITY, {"sensitivity": table}, swept).problem == ""
     assert (tmp_path / "sensitivity.png").read_bytes()[:4] == b"\x89PNG"
     ET.parse(tmp_path / "sensitivity.svg")
 
@@ -69,13 +69,13 @@ def test_a_swept_number_takes_the_place_of_an_unswept_batch_size() -> None:
 
 
 def test_a_figure_that_cannot_be_drawn_is_said_in_one_line(tmp_path: Path) -> None:
-    assert figures.draw(tmp_path, SENSITIVITY, {}, []) == "KeyError: 'sensitivity'"
+    assert figures.draw(tmp_path, SENSITIVITY, {}, []).problem == "KeyError: 'sensitivity'"
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.filterwarnings("error")
 def test_one_replica_of_one_batch_size_draws_without_a_warning(tmp_path: Path) -> None:
-    assert figures.draw(tmp_path, SENSITIVITY, {"sensitivity": sensitivity_table((64,), replicas=1)}, []) == ""
+    assert figures.draw(tmp_path, SENSITIVITY, {"sensitivity": sensitivity_table((64,), replicas=1)}, []).problem == ""
 
 
 def test_the_same_tables_give_the_same_bytes_at_300_dpi(tmp_path: Path) -> None:
@@ -83,7 +83,7 @@ def test_the_same_tables_give_the_same_bytes_at_300_dpi(tmp_path: Path) -> None:
     for name in "ab":
         folder = tmp_path / name
         folder.mkdir()
-        assert figures.draw(folder, SENSITIVITY, {"sensitivity": sensitivity_table()}, ["batch_size"]) == ""
+        assert figures.draw(folder, SENSITIVITY, {"sensitivity": sensitivity_table()}, ["batch_size"]).problem == ""
         found.append({file.name: file.read_bytes() for file in folder.iterdir()})
     assert found[0] == found[1]
     assert sorted(found[0]) == ["sensitivity.png", "sensitivity.svg"]
@@ -96,7 +96,7 @@ def test_the_same_tables_give_the_same_bytes_at_300_dpi(tmp_path: Path) -> None:
 @pytest.mark.filterwarnings("error")
 def test_of_many_conditions_a_figure_shows_the_first_and_says_so(tmp_path: Path) -> None:
     table = pd.concat([sensitivity_table((64,), model=f"m{number}") for number in range(300)])
-    assert figures.draw(tmp_path, SENSITIVITY, {"sensitivity": table}, ["model"]) == ""
+    assert figures.draw(tmp_path, SENSITIVITY, {"sensitivity": table}, ["model"]).problem == ""
     words = " ".join(ET.parse(tmp_path / "sensitivity.svg").getroot().itertext())
     assert "the first 24 of 300 conditions, all are in the tables" in " ".join(words.split())
     assert "model=m23" in words

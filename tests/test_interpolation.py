@@ -257,7 +257,7 @@ def measured(folder: Path, *words: str, draw: bool = False):
     tables = experiment.measure({name: lab.run(recipe) for name, recipe in recipes.items()})
     conclusion = experiment.conclude(tables, [])
     tables |= conclusion.tables
-    assert not draw or figures.draw(folder, experiment, tables, []) == ""
+    assert not draw or figures.draw(folder, experiment, tables, []).problem == ""
     return tables, " ".join(conclusion.sentences)
 
 
@@ -340,7 +340,7 @@ def test_a_sweep_over_another_key_is_drawn_and_concluded(tmp_path, folder, key, 
     tables = swept(own, key, list(range(count)))
     conclusion = experiment.conclude(tables, [key])
     assert len(conclusion.tables["barrier"]) == count * len(own["barrier"])
-    assert figures.draw(tmp_path, experiment, tables | conclusion.tables, [key]) == ""
+    assert figures.draw(tmp_path, experiment, tables | conclusion.tables, [key]).problem == ""
     said = " ".join(conclusion.sentences)
     words = {("width", 12): "12 conditions: see barrier.csv", ("width", 2): "width=1", ("seed", 2): "n=6"}
     assert words[key, count] in said

@@ -29,12 +29,14 @@ class Conclusion:
 
     tables: Tables = field(default_factory=dict)
     sentences: Sequence[str] = ()
+    answer: str = ""  # to the experiment's question, in one sentence, where the tables have one
 
 
 class Experiment(ABC):
     """What a config's `experiment` node builds; its keys are the fields of the subclass, a dataclass."""
 
     headline: ClassVar[str]  # the metric of `summary` that the closing sentence of a sweep is about
+    question: ClassVar[str] = ""  # what it asks, for the head of a report
 
     def check(self, dataset: Dataset, recipes: Mapping[str, Recipe]) -> None:  # noqa: B027 (most need not override it)
         """See whether it can measure what these recipes give on a data set, before any is. Raises: UserError if not."""

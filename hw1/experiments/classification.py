@@ -51,6 +51,7 @@ class Classification(Experiment):
     pictures: Annotated[int, Range(1, 1000)]  # test examples listed, and shown where they are images
 
     headline: ClassVar[str] = "test_accuracy"
+    question: ClassVar[str] = "How well does a network classify, and which examples does it get wrong?"
 
     def check(self, dataset: Dataset, recipes: Mapping[str, Recipe]) -> None:
         """Needs classes."""

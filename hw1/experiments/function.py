@@ -74,6 +74,7 @@ class Function(Experiment):
     tolerance: Annotated[float, Range(0, 1e9)]  # ε of `accuracy_within`, as a share of the target's range
 
     headline: ClassVar[str] = "test_loss"
+    question: ClassVar[str] = "Does a small network learn a function, and how well between the points it saw?"
 
     def check(self, dataset: Dataset, recipes: Mapping[str, Recipe]) -> None:
         """Needs one real input and one real target."""

@@ -61,6 +61,9 @@ class Interpolation(Experiment):
     layers: bool
 
     headline: ClassVar[str] = "barrier_different_naive"
+    question: ClassVar[str] = (
+        "What lies between the weights of two trained networks: a barrier, or a valley that one can cross?"
+    )
 
     @property
     def alphas(self) -> list[float]:

@@ -54,6 +54,9 @@ class Sensitivity(Experiment):
     noise_examples: Annotated[int, Range(100, 1e9)] | None  # training examples for the noise scale; None: all
 
     headline: ClassVar[str] = "softmax_jacobian"
+    question: ClassVar[str] = (
+        "Are networks trained with larger batches less sensitive to their input, and which batch size is best?"
+    )
 
     def check(self, dataset: Dataset, recipes: Mapping[str, Recipe]) -> None:
         """Needs classes."""
@@ -113,7 +116,8 @@ class Sensitivity(Experiment):
             more = len(sentences) - MOST_SENTENCES
             sentences = [*sentences[:MOST_SENTENCES], f"… and {more} more in best_batch_size.csv"]
         table = pd.concat(found, ignore_index=True)
-        return Conclusion({"best_batch_size": table}, [*sentences, *_confounds(rows, others)])
+        answer = _answer(found[0]) if len(found) == 1 else ""
+        return Conclusion({"best_batch_size": table}, [*sentences, *_confounds(rows, others)], answer)
 
     def draw(self, tables: Tables, swept: list[str]) -> "dict[str, Figure]":
         """`sensitivity`, and where `control` is swept over batch sizes also `controls`: one beside the other.
@@ -263,6 +267,22 @@ def _sentence(best: pd.DataFrame, rows: pd.DataFrame, at: str) -> str:
     return f"{what}: {said}; test error of {pick.batch_size}: {test.text()}"
 
 
+def _answer(best: pd.DataFrame) -> str:
+    """Which batch size, and how surely, for who reads nothing else; "" where nothing can be said."""
+    known = best[best["n"] > 0]
+    if len(known) < 2:
+        return ""
+    (pick,) = _rows(best[best["pick"]])
+    if pick.verdict == "n=1":
+        return f"Batch size {pick.batch_size} in the one replica, from which nothing can be concluded."
+    picked = f"picked in {pick.frequency:.0%} of resamples, n={pick.n}".replace("%", " %")
+    tied = _not_told_apart(best, most=3)
+    if pick.verdict == "not resolved":
+        return f"Not resolved: batch size {pick.batch_size} comes out best ({picked}), {tied or 'told apart from all'}."
+    sure = f"but not surely: {tied}" if tied else "told apart from every other"
+    return f"Batch size {pick.batch_size} comes out best, {sure} ({picked})."
+
+
 def _confounds(rows: pd.DataFrame, others: list[str]) -> list[str]:
     """What differs between batch sizes besides them: steps, or where these were held, examples seen."""
     said: dict[str, list[str]] = {}
@@ -329,6 +349,7 @@ def _draw_sensitivity(tables: Tables, keys: list[str]) -> "Figure":
     title = f"Input sensitivity of trained networks against {x.replace('_', ' ')}{'' if others else _steps(first)}"
     unit = "; or ".join(table["unit"].unique())
     figure.suptitle(f"{title}\n" + textwrap.fill(f"{bars}, {n}{more}; input unit: {unit}", 150), fontsize=11)
+    figure.set_label(f"{title}; {bars}, {n}{more}; input unit: {unit}")
     return figure
 
 
@@ -512,6 +533,7 @@ def _draw_controls(tables: Tables, others: list[str]) -> "Figure":
     text = f"{bars}, {n}{more}. Trade-off: {SYMBOLS}"
     title = "Does the effect of the batch size survive the controls?"
     figure.suptitle(f"{title}\n" + textwrap.fill(text, 40 * len(columns)), fontsize=11)
+    figure.set_label(f"{title}; {text}")
     return figure
 
 

@@ -72,6 +72,9 @@ class WeightPca(Experiment):
     bins: Annotated[int, Range(1, 100_000)]
 
     headline: ClassVar[str] = "straightness"
+    question: ClassVar[str] = (
+        "What do the paths of weights look like in a plane, is that more than chance, and which weights matter?"
+    )
 
     def check(self, dataset: Dataset, recipes: Mapping[str, Recipe]) -> None:
         """Needs weights along training."""
@@ -515,6 +518,7 @@ def _labelled(table: pd.DataFrame, swept: list[str]) -> list[tuple[str, pd.DataF
 def _title(figure: "Figure", *lines: str) -> None:
     width = int(figure.get_figwidth() * 11.5)
     figure.suptitle("\n".join(textwrap.fill(line, width) for line in lines), fontsize=11)
+    figure.set_label("; ".join(lines))
 
 
 def _count(table: pd.DataFrame, swept: list[str]) -> str:
