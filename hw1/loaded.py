@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from hw1.errors import UserError, one_line, shortened
-from hw1.terminal import RESULT, read_json, shown
+from hw1.terminal import PLAN, RESULT, read_json, shown
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from hw1.results import Sweep
 
 Kind = Literal["job", "sweep", "comparison"]
-COMPARISON, PLAN, REPORT = "comparison.csv", "sweep.json", "report.html"
+COMPARISON, REPORT = "comparison.csv", "report.html"
 
 
 class Tables(Mapping[str, "pd.DataFrame"]):
