@@ -23,7 +23,7 @@ from hw1.watcher import Watcher
 from . import limit, usual
 from .timing import Row, in_turn, peak, timed
 
-ROUNDS = 7
+ROUNDS = 5
 BATCHES = (16, 64, 256, 1024)
 TRAIN = {"cnn": (2.5, 3.0, 3.5, 4.5), "mlp": (4.0, 7.0, 10.0, 12.0)}
 SENSITIVITY = {"cnn": 6.0, "mlp": 30.0}

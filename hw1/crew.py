@@ -32,7 +32,7 @@ class Crew:
     Threads and not processes: torch lets go of the interpreter while it computes, libraries and data are there once.
     Each replica's bits are those that it would have alone on as many cores. One group by itself is trained in the
     calling thread. Of several the state is kept when all of them are between two steps. From `shares` come further
-    `workers` for groups that nobody has begun: the main job took 0.86 of the time by that.
+    `workers` for groups that nobody has begun: of three jobs on two cores, the last then has both.
     """
 
     def __init__(
