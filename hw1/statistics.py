@@ -26,6 +26,9 @@ SCALES: dict[str, tuple[Transform, Transform, float, float]] = {
 }
 
 
+ROUNDING = 1e-12  # relative: equal replicas differ by so much where their mean is rounded
+
+
 @dataclass(frozen=True)
 class Interval:
     """A mean (or difference of means), its interval and the number of replicas; low and high are NaN when n < 2."""
@@ -45,7 +48,7 @@ class Interval:
         nearer = min(self.mean - self.low, self.high - self.mean)
         if 0 < nearer < half / 10:  # very skewed: the far end must not round the mean away
             half = nearer
-        if math.isfinite(half) and half > 0:
+        if math.isfinite(half) and half > ROUNDING * abs(self.mean):
             return max(0, 1 - _exponent(half, 2))
         return max(0, 3 - _exponent(self.mean, 4))
 
@@ -56,7 +59,7 @@ class Interval:
         """
         if self.n == 0:
             return "—"
-        if math.isnan(self.low) or self.low == self.high:
+        if math.isnan(self.low) or self.high - self.low <= 2 * ROUNDING * abs(self.mean):
             # no spread to take the digits from; equal replicas (a parameter count) need no brackets of zero width
             return _without_zeros(number(self.mean, self.decimals(), signed))
         decimals = self.decimals()

@@ -188,3 +188,12 @@ def test_interval_of_r2_stays_below_one():
     low, high = mean_interval(1 - values, "log").low, mean_interval(1 - values, "log").high
     np.testing.assert_allclose([interval.low, interval.high], [1 - high, 1 - low])
     assert interval.high < 1
+
+
+def test_replicas_that_are_equal_but_for_rounding_have_no_digits_of_it():
+    for scale in ("linear", "log", "logit"):
+        for value in (0.0981173142790794373, 3.3e-7, 0.1):
+            interval = mean_interval([value] * 49 + [value * (1 + 2e-15)], scale)
+            assert "[" not in interval.text()
+            assert len(interval.text()) <= 9
+    assert mean_interval([1.0, 1.0 + 1e-9]).text().count("[") == 1  # a spread, if a small one
