@@ -16,6 +16,14 @@ def measured(model: nn.Module, inputs: torch.Tensor, labels: torch.Tensor, loss:
     return input_sensitivity(model, zip(inputs.split(batch), labels.split(batch), strict=False), loss)
 
 
+def without_rank(model: nn.Sequential) -> nn.Sequential:
+    """Four of its eight hidden units are one, and three see nothing."""
+    with torch.no_grad():
+        model.hidden1.weight[1:5] = model.hidden1.weight[0]
+        model.hidden1.weight[5:] = 0
+    return model
+
+
 PLAIN = {"activation": "relu", "dropout": 0.0, "batch_norm": False}
 MLP = partial(models.mlp, depth=1, width=8, **PLAIN)
 CNN = partial(models.cnn, depth=2, width=3, hidden=7, kernel=3, **PLAIN)
@@ -26,6 +34,9 @@ MAKE = {
     "lenet5": lambda: models.lenet5(input_shape=(1, 28, 28), outputs=4),
     "rgb": lambda: CNN(input_shape=(3, 8, 8), outputs=4),
     "one output": lambda: MLP(input_shape=(5,), outputs=1),
+    "equal and dead units": lambda: without_rank(MLP(input_shape=(1, 8, 8), outputs=4)),
+    "nothing to flatten": lambda: nn.Sequential(nn.Linear(64, 6), nn.Tanh(), nn.Linear(6, 4)),
+    "flattened in part": lambda: nn.Sequential(nn.Flatten(2), nn.Linear(64, 6), nn.Flatten(), nn.Linear(6, 4)),
 }
 FIELDS = ["softmax_jacobian", "logit_jacobian", "loss_gradient"]
 
@@ -70,13 +81,22 @@ def made(name, shape):
     return model, *examples(shape, 1 if name == "one output" else 4)
 
 
-SHAPES = dict.fromkeys(MAKE, (1, 8, 8)) | {"lenet5": (1, 28, 28), "rgb": (3, 8, 8), "one output": (5,)}
+SHAPES = dict.fromkeys(MAKE, (1, 8, 8)) | {
+    "lenet5": (1, 28, 28), "rgb": (3, 8, 8), "one output": (5,), "nothing to flatten": (64,),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", MAKE)
 def test_equals_the_naive_twin(name):
     model, inputs, labels = made(name, SHAPES[name])
     assert_same(measured(model, inputs, labels, CROSS_ENTROPY, batch=5), naive(model, inputs, labels))
+
+
+def test_a_net_whose_weights_are_not_numbers_has_no_sensitivity():
+    model, inputs, labels = made("mlp", (1, 8, 8))
+    model.hidden1.weight.data[0, 0] = torch.nan
+    found = measured(model, inputs, labels, CROSS_ENTROPY)
+    assert all(getattr(found, field).isnan().all() for field in FIELDS)
 
 
 def test_a_deep_linear_net_is_the_product_of_its_weights():

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from hw1.models import CONVOLUTIONS, evaluating, is_plain
 
-SLICE = 250  # examples whose Jacobians are held at once; 50 to 250 are equally fast for the small CNN
+SLICE = 125  # examples whose Jacobians are held at once; 250 take 1.1 to 1.2 times as long
 
 
 @dataclass(frozen=True)
@@ -43,15 +43,46 @@ def input_sensitivity(
     norms = []
     # channels_last: a slice of MNIST through the small CNN runs 1.3 times as fast as in PyTorch's default order
     convolutional = any(isinstance(module, CONVOLUTIONS) for module in model.modules())
+    batched = not convolutional and is_plain(model)
     with evaluating(model), torch.inference_mode(False), torch.enable_grad():
+        narrow = _Narrow.of(model) if batched else None
         for x, y in slices:
             if len(x) == 0 or len(x) != len(y):
                 raise ValueError(f"need as many labels as inputs, at least 1; got {len(x)} inputs, {len(y)} labels")
-            batched = not convolutional and is_plain(model)
-            norms.append(_norms(*_logit_jacobian(model, x, convolutional, batched), y, loss))
+            logits, rows = narrow(x) if narrow else _logit_jacobian(model, x, convolutional, batched)
+            norms.append(_norms(logits, rows, y, loss))
     if not norms:
         raise ValueError("need at least one example")
     return Sensitivities(*(torch.cat(parts) for parts in zip(*norms, strict=True)))
+
+
+@dataclass(frozen=True)
+class _Narrow:
+    """A dense network with a first layer x → W·x + b that has fewer outputs H than inputs D, for norms of Jacobians.
+
+    With Wᵀ = Q·R (Q: D × H of orthonormal columns, R: H × H) the Jacobian is J = A·W = (A·Rᵀ)·Qᵀ, where A is the one by
+    the first layer's outputs: J and A·Rᵀ have the same Gram matrix. 10,000 images through 784-128-10 take less
+    than half of the time that they take with J itself.
+    """
+
+    first: nn.Linear
+    rest: nn.Module
+    triangle: Tensor  # Rᵀ (H × H)
+
+    @classmethod
+    def of(cls, model: nn.Module) -> "_Narrow | None":
+        """Of a sequence that begins with Flatten and such a layer; None of any other network."""
+        match list(model.children()) if type(model) is nn.Sequential else []:
+            case [nn.Flatten(start_dim=1, end_dim=-1), nn.Linear() as first, *rest]:
+                if first.out_features < first.in_features:
+                    triangle = torch.linalg.qr(first.weight.detach().double().T, mode="r").R.T
+                    return cls(first, nn.Sequential(*rest), triangle.to(first.weight.dtype))
+        return None
+
+    def __call__(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits (N, K), and rows (N, K, H) that stand for those of `_logit_jacobian`."""
+        logits, rows = _logit_jacobian(self.rest, self.first(inputs.flatten(1)), convolutional=False, batched=True)
+        return logits, rows @ self.triangle
 
 
 def _logit_jacobian(model: nn.Module, inputs: Tensor, convolutional: bool, batched: bool) -> tuple[Tensor, Tensor]:
