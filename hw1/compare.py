@@ -3,6 +3,7 @@
 To import this module puts it in the place of that function, so it can be called like it.
 """
 
+import gc
 import sys
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ class _Compare(ModuleType):
 
 
 if __name__ == "__main__":
+    gc.set_threshold(100_000)  # libraries and figures are many objects that stay: 1.7 instead of 1.9 s for 20 jobs
     from hw1.comparing import main
 
     sys.exit(main())
