@@ -107,6 +107,7 @@ class Sweep:
 
     @cached_property
     def conditions(self) -> tuple[Condition, ...]:
+        """Jobs that differ in nothing but seeds, together, in the order of the sweep."""
         groups: dict[tuple[Any, ...], list[Job]] = {}
         for job in self.jobs:
             groups.setdefault(tuple(job.overrides[key] for key in self.condition_keys), []).append(job)
