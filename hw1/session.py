@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from hw1.captured import Captured, make_capturable
 from hw1.data import SPLITS
+from hw1.fused import Update
 from hw1.learner import Learner, treats_examples_singly
 from hw1.measures.performance import evaluate, slice_size
 from hw1.models import is_plain
@@ -85,6 +86,7 @@ class Session:
         models = [task.model(replica) for replica in replicas]
         self.learner = Learner(models, replicas, task.loss, seeds, task.splits.input_shape)
         self.optimizer = task.make_optimizer(list(self.learner.parameters.values()))
+        self.update = Update(self.optimizer)
         self.rates = [float(group["lr"]) for group in self.optimizer.param_groups]
         self.rate = self.rates[0]
         count, device = len(replicas), task.splits.device
@@ -175,6 +177,7 @@ class Session:
             entry = {name: _beside(parameter, value, on_device) for name, value in found.items()}
             if entry | notes["optimizer"][index]:
                 self.optimizer.state[parameter] = entry | notes["optimizer"][index]
+        self.update = Update(self.optimizer)
         if self.generators is not None:
             self.generators = {name: v for name, v in kept.tensors.items() if name.startswith("generator/")}
         if self.step:
@@ -217,7 +220,7 @@ class Session:
                 part = slice(start, min(start + self.slice, batch))
                 share = (part.stop - start) / batch
                 self._add_gradient(x[:, part], y[:, part], [values[:, part] for values in noise], share)
-        self.optimizer.step()
+        self.update()
 
     def _add_gradient(self, x: Tensor, y: Tensor, noise: Sequence[Tensor], share: float = 1.0) -> None:
         masks = dict(zip(self.learner.mask_shapes, noise, strict=True))
