@@ -1,5 +1,7 @@
 """The same arithmetic with nothing around it: forward, backward, step on tensors that are there, by hand."""
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -15,11 +17,29 @@ class Images:
         self.x, self.y = x.contiguous(memory_format=torch.channels_last), y
 
 
+def adam(parameters: list[Tensor], rate: float) -> Callable[[], None]:
+    """What takes a step of Adam: its one kernel."""
+    means, squares = ([torch.zeros_like(parameter) for parameter in parameters] for _ in range(2))
+    step = torch.zeros(())
+    steps = [step] * len(parameters)
+
+    @torch.no_grad()
+    def update() -> None:
+        step.add_(1)
+        gradients = [parameter.grad for parameter in parameters]
+        torch._fused_adam_(
+            parameters, gradients, means, squares, [], steps, lr=rate, beta1=0.9, beta2=0.999, weight_decay=0.0,
+            eps=1e-8, amsgrad=False, maximize=False,
+        )  # type: ignore[call-overload]  # fmt: skip
+
+    return update
+
+
 def train(model: nn.Module, images: Images, batch_size: int, steps: int) -> None:
     """Adam in one kernel, batches in slices, no loss looked at."""
     model = model.to(memory_format=torch.channels_last)
-    parameters = list(model.parameters())
-    optimizer = torch.optim.Adam(parameters, lr=5e-3, fused=True)
+    parameters: list[Tensor] = list(model.parameters())
+    update = adam(parameters, 5e-3)
     order = torch.randperm(len(images.y))
     for step in range(steps):
         start = step * batch_size % (len(order) - batch_size + 1)
@@ -29,7 +49,7 @@ def train(model: nn.Module, images: Images, batch_size: int, steps: int) -> None
         for part in rows.split(SLICE):
             loss = F.cross_entropy(model(images.x.index_select(0, part)), images.y.index_select(0, part))
             (loss if batch_size <= SLICE else loss * (len(part) / batch_size)).backward()
-        optimizer.step()
+        update()
 
 
 def fit_stacked(models: list[nn.Module], x: Tensor, y: Tensor, batch_size: int, steps: int) -> None:
@@ -37,7 +57,7 @@ def fit_stacked(models: list[nn.Module], x: Tensor, y: Tensor, batch_size: int, 
     layers = [[model[n] for model in models] for n in range(0, len(models[0]), 2)]  # type: ignore[index]
     weights = [torch.stack([layer.weight for layer in same]).detach().requires_grad_() for same in layers]
     biases = [torch.stack([layer.bias for layer in same]).detach().unsqueeze(2).requires_grad_() for same in layers]
-    optimizer = torch.optim.Adam([*weights, *biases], lr=2e-2, fused=True)
+    update = adam([*weights, *biases], 2e-2)
     replicas, per_epoch = len(models), -(-len(x) // batch_size)
     for step in range(steps):
         if step % per_epoch == 0:
@@ -53,7 +73,7 @@ def fit_stacked(models: list[nn.Module], x: Tensor, y: Tensor, batch_size: int, 
         for parameter in (*weights, *biases):
             parameter.grad = None
         loss.backward()
-        optimizer.step()
+        update()
 
 
 def sensitivities(model: nn.Module, images: Images, count: int) -> tuple[float, float]:

@@ -49,12 +49,14 @@ def _maker(optimizer: Optimizer) -> Callable[..., Kernel] | None:
 def _adam(group: dict[str, Any], state: dict[Tensor, Any]) -> Kernel:
     kernel = torch._fused_adamw_ if group["decoupled_weight_decay"] else torch._fused_adam_
     parameters, (beta1, beta2) = group["params"], group["betas"]
-    means, squares, steps = (
-        [state[parameter][name] for parameter in parameters] for name in ("exp_avg", "exp_avg_sq", "step")
-    )
+    means, squares = ([state[parameter][name] for parameter in parameters] for name in ("exp_avg", "exp_avg_sq"))
+    count = torch.stack([state[parameter]["step"] for parameter in parameters])
+    steps = list(count)  # views of it, so that one call counts for all
+    for parameter, step in zip(parameters, steps, strict=True):
+        state[parameter]["step"] = step
 
     def update(gradients: list[Tensor]) -> None:
-        torch._foreach_add_(steps, 1)
+        count.add_(1)
         kernel(
             parameters, gradients, means, squares, [], steps, lr=group["lr"], beta1=beta1, beta2=beta2,
             weight_decay=group["weight_decay"], eps=group["eps"], amsgrad=False, maximize=group["maximize"],
