@@ -115,6 +115,7 @@ def _training(setting: Setting, name: str, batch_size: int, ratio: float) -> Row
     examples = {"cnn": 16_384, "mlp": 131_072}[name]  # enough for what comes before the first step not to count
     steps = max(4, examples // batch_size)
     splits, images, make = setting.splits(), setting.images(), network(name)
+    size = limit.SLICE[name]
 
     def plain(workers: int) -> float:
         return setting.usual(usual.step_seconds, setting.data_dir, name, batch_size, workers)
@@ -123,7 +124,7 @@ def _training(setting: Setting, name: str, batch_size: int, ratio: float) -> Row
         "ours": lambda: timed(lambda: train(splits, make, batch_size, steps), steps),
         "usual": lambda: plain(0),
         "usual, 2 workers": lambda: plain(2),
-        "limit": lambda: timed(lambda: limit.train(make().to(setting.device), images, batch_size, steps), steps),
+        "limit": lambda: timed(lambda: limit.train(make().to(setting.device), images, batch_size, steps, size), steps),
     }
     wanted = {"usual": ratio, "limit": 0.95}
     return in_turn(f"train {name}, batch {batch_size}", "step", ways, wanted, ROUNDS)
