@@ -51,9 +51,7 @@ def _grown(
     )
     time.words = f"{words}: {', '.join(f'{1000 * value:.3g}' for value in seconds)} ms"
     told = [value if value > RESOLUTION else 0 for value in memory]  # `exponent` leaves zeros out
-    space = Row(
-        f"memory against {name}, {labels}", "exponent", value=exponent(sizes, told), most=0.1 if flat else MOST
-    )
+    space = Row(f"memory against {name}, {labels}", "exponent", value=exponent(sizes, told), most=0.1 if flat else MOST)
     space.words = f"{', '.join(f'{value / 2**20:.1f}' for value in memory)} MB above what there was"
     space.seconds = {"ours": memory}
     return [time, space]
