@@ -153,7 +153,7 @@ def _function_replicas(setting: Setting) -> Row:
     x, y = splits.inputs("train", slice(None)), splits.targets["train"]
 
     ways = {
-        "ours": lambda: timed(lambda: train(splits, make, 128, steps, replicas=10, rate=2e-2, threads=1), steps),
+        "ours": lambda: timed(lambda: train(splits, make, 128, steps, replicas=10, rate=2e-2), steps),
         "usual": lambda: setting.usual(usual.fit_seconds, x.cpu(), y.cpu(), 10, 128),
         "limit": lambda: timed(lambda: limit.fit_stacked([usual.small() for _ in range(10)], x, y, 128, steps), steps),
     }

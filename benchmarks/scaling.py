@@ -15,7 +15,6 @@ from .rows import LAYERS, Setting, function_splits, network, train
 from .timing import Row, exponent, peak, timed
 
 MOST = 1.05
-RESOLUTION = 2**19  # bytes; less than that a process finds in what it has, and does not grow by
 
 
 def all_rows(setting: Setting) -> Iterator[Callable[[], Row]]:
@@ -50,8 +49,9 @@ def _grown(
         f"time against {name}, {labels}", "exponent", {"ours": seconds}, value=exponent(sizes, seconds), most=MOST
     )
     time.words = f"{words}: {', '.join(f'{1000 * value:.3g}' for value in seconds)} ms"
-    told = [value if value > RESOLUTION else 0 for value in memory]  # `exponent` leaves zeros out
-    space = Row(f"memory against {name}, {labels}", "exponent", value=exponent(sizes, told), most=0.1 if flat else MOST)
+    space = Row(
+        f"memory against {name}, {labels}", "exponent", value=exponent(sizes, memory), most=0.1 if flat else MOST
+    )
     space.words = f"{', '.join(f'{value / 2**20:.1f}' for value in memory)} MB above what there was"
     space.seconds = {"ours": memory}
     return [time, space]
