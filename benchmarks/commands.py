@@ -20,7 +20,7 @@ BATCHES, REPLICAS, EPOCHS, EXAMPLES, TEST = (16, 64, 256), 3, 4, 50_000, 10_000
 NOISE = EXAMPLES + 5_000  # images for the noise scales at the end and at the start
 MAIN = ("experiment=sensitivity", "batch_size=16,64,256", "-m")
 TINY = ("steps=5", "replicas=1", "threads=1", "dataset.points=64", "dataset.validation=20", "batch_size=16")
-JOBS = 60
+JOBS = 300
 
 
 def all_rows(setting: Setting) -> Iterator[Callable[[], Row]]:

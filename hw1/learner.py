@@ -88,7 +88,8 @@ class Learner:
         if not self.stacked:
             return {name: _plain(value) for name, value in self.model.state_dict().items()}
         everything = self.parameters | self.buffers
-        return {name: _plain(everything[name][position]) for name in self.model.state_dict()}
+        own = self.model.state_dict()  # for its shapes: biases are columns in a stack
+        return {name: _plain(everything[name][position].view_as(value)) for name, value in own.items()}
 
     def network(self, position: int) -> nn.Module:
         """One replica as a network of its own, for evaluation; valid until the next call."""

@@ -110,6 +110,21 @@ def differ(one, other):
 # ---- replicas ----
 
 
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_dense_layer_of_matrices_stacks(bias):
+    """A dense layer whose examples are matrices, and one behind it whose examples are vectors."""
+
+    def rows(*, input_shape, outputs):
+        width = input_shape[-1]
+        inner = nn.Linear(width, 3, bias=bias)
+        return nn.Sequential(inner, nn.Tanh(), nn.Flatten(), nn.Linear(3 * math.prod(input_shape[:-1]), outputs))
+
+    splits = classes(IMAGE)
+    runs = [fit(splits, rows, OPTIMIZERS["adam"], replicas=3, steps=8, vectorize=v) for v in (True, False)]
+    assert [run.arrangement.stacked for run in runs] == [True, False]
+    assert_same(*runs, rtol=1e-8, atol=1e-10)
+
+
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize(("make", "shape"), [(models.linear, VECTOR), (MLP, VECTOR), (CNN, IMAGE)])
 def test_stacked_equals_one_after_another(make, shape, optimizer):
