@@ -141,7 +141,7 @@ def replica_rows(setting: Setting) -> Iterator[Callable[[], Row]]:
 
 
 def function_splits(device: torch.device) -> Splits:
-    """256 points of sinc, as conf/dataset/function.yaml has them."""
+    """384 points of sinc to train on, and 128 to validate."""
     x = np.linspace(-5, 5, 512).reshape(-1, 1)
     y = np.sinc(x[:, 0])
     cut = data.split(data.Source(x, y, x, y), validation=128, split_seed=0, subset=None, label_noise=0.0)
