@@ -124,7 +124,7 @@ def _png(pixels: np.ndarray, dpi: float) -> bytes:
     chunks = {
         b"IHDR": struct.pack(">IIBBBBB", width, height, 8, 6, 0, 0, 0),  # 8 bits, RGBA
         b"pHYs": struct.pack(">IIB", per_metre, per_metre, 1),
-        b"IDAT": zlib.compress(lines, 3),
+        b"IDAT": zlib.compress(lines.data, 3),
         b"IEND": b"",
     }
     parts = (struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
