@@ -4,9 +4,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop
 
+from hw1.chain import Chain, chain_of
+from hw1.losses import loss_of, losses_of
 from hw1.models import CONVOLUTIONS, NORMS, Dropout, dropout_shapes, is_plain
 from hw1.resident import lay_out
-from hw1.stacked import Stacked, State, losses_of
+from hw1.stacked import Stacked, State
 
 STACKED_WORK = 16_000_000  # parameters × batch size
 RULES = (SGD, Adagrad, Adam, AdamW, RMSprop)  # an entry's update depends on its own gradients alone
@@ -44,26 +46,32 @@ class Learner:
         loss: nn.Module,
         mask_seeds: list[int],
         shape: tuple[int, ...],
+        precision: str = "highest",
     ) -> None:
         self.replicas, self.loss, self.model, self.mask_seeds = replicas, loss, models[0], mask_seeds
         self.model.train()
         dropout = any(isinstance(part, Dropout) for part in self.model.modules())
         self.mask_shapes = dropout_shapes(self.model, shape) if dropout else {}
-        self.stacked = Stacked(models) if len(models) > 1 else None
-        self._losses = losses_of(loss)
+        self.stacked = Stacked(models, shape) if len(models) > 1 else None
+        layers, rule = (self.stacked.layers, losses_of) if self.stacked else (chain_of(self.model), loss_of)
+        bf16 = precision == "bf16"
+        self.chain = Chain(layers, rule(loss, by_hand=not bf16), bf16)
         if self.stacked:
             self.parameters, self.buffers = self.stacked.parameters, self.stacked.buffers
         else:
             self.parameters, self.buffers = dict(self.model.named_parameters()), dict(self.model.named_buffers())
 
-    def losses(self, x: Tensor, y: Tensor, noise: State) -> Tensor:
-        """Loss of each replica, (R,) or of one (), on its own examples, x (R, B, *shape), y (R, B, …), and `noise`."""
+    def add_gradients(self, x: Tensor, y: Tensor, noise: State, share: float = 1.0) -> Tensor:
+        """Add `share` times the gradient of each replica's loss to its parameters'; the losses, (R,) or of one ().
+
+        Args: x (R, B, *shape) and y (R, B, …), each replica's own examples; noise, for its dropout.
+        """
         if self.stacked:
             self.stacked.put({f"{name}.noise": values for name, values in noise.items()})
-            return self._losses(self.stacked(x), y)
+            return self.chain.add_gradients(x, y, share)
         for name, values in noise.items():
             self.model.get_submodule(name).noise = values[0]
-        return self.loss(self.model(lay_out(x[0])), y[0])
+        return self.chain.add_gradients(lay_out(x[0]), y[0], share)
 
     def noise(self, step: int, batch: int, like: Tensor) -> State:
         """Uniform numbers (R, B, …) for every dropout layer: a function of (seed, step) alone, seed by replica."""

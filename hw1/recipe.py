@@ -17,8 +17,9 @@ from hw1.errors import UserError
 # Whose code decides what weights a recipe gives. Measures, tables and figures are not among them; nor are the loaders
 # of data, whose arrays are in the key themselves.
 TRAINING_MODULES = (
-    "hw1.captured", "hw1.crew", "hw1.design", "hw1.fused", "hw1.learner", "hw1.measures.performance", "hw1.models",
-    "hw1.resident", "hw1.schedule", "hw1.seeds", "hw1.session", "hw1.stacked", "hw1.training",
+    "hw1.captured", "hw1.chain", "hw1.crew", "hw1.design", "hw1.fused", "hw1.learner", "hw1.losses",
+    "hw1.measures.performance", "hw1.models", "hw1.resident", "hw1.schedule", "hw1.seeds", "hw1.session",
+    "hw1.stacked", "hw1.training",
 )  # fmt: skip
 KEY_LENGTH = 32
 LOSSES = {  # target → option, and the task that it is for

@@ -15,12 +15,13 @@ from hw1.captured import Captured, make_capturable
 from hw1.data import SPLITS
 from hw1.fused import Update
 from hw1.learner import Learner, treats_examples_singly
+from hw1.losses import averages
 from hw1.measures.performance import evaluate, slice_size
 from hw1.models import CONVOLUTIONS, is_plain
 from hw1.resident import Splits, place
 from hw1.schedule import Plan, Schedule
 from hw1.seeds import MakeModel, data_order, initial_model, seed_of
-from hw1.stacked import State, averages
+from hw1.stacked import State
 from hw1.watcher import Kept
 
 MakeOptimizer = Callable[[Iterable[Tensor]], Optimizer]
@@ -85,7 +86,7 @@ class Session:
         self.task, self.weights, self.crew = task, weights, crew
         seeds = [seed_of("dropout", task.order_seed, replica) for replica in replicas]
         models = [task.model(replica) for replica in replicas]
-        self.learner = Learner(models, replicas, task.loss, seeds, task.splits.input_shape)
+        self.learner = Learner(models, replicas, task.loss, seeds, task.splits.input_shape, task.precision)
         self.optimizer = task.make_optimizer(list(self.learner.parameters.values()))
         self.update = Update(self.optimizer)
         self.rates = [float(group["lr"]) for group in self.optimizer.param_groups]
@@ -230,14 +231,7 @@ class Session:
 
     def _add_gradient(self, x: Tensor, y: Tensor, noise: Sequence[Tensor], share: float = 1.0) -> None:
         masks = dict(zip(self.learner.mask_shapes, noise, strict=True))
-        if self.task.precision == "bf16":
-            with torch.autocast(x.device.type, torch.bfloat16):
-                losses = self.learner.losses(x, y, masks)
-        else:
-            losses = self.learner.losses(x, y, masks)
-        losses = losses if share == 1 else losses * share
-        (losses.sum() if losses.ndim else losses).backward()  # replicas share no parameter: each gradient is its own's
-        self.losses += losses.detach()
+        self.losses += self.learner.add_gradients(x, y, masks, share)
 
     def _set_rate(self, step: int) -> None:
         plan = self.task.plan

@@ -42,6 +42,7 @@ LAYERS = (
     {"hw1.session"},
     {"hw1.captured", "hw1.fused", "hw1.learner"},
     {"hw1.measures.*", "hw1.stacked"},
+    {"hw1.chain"},
     {"hw1.models", "hw1.recipe", "hw1.resident"},
     {"hw1.data", "hw1.packed_mnist", "hw1.sources"},
 )
