@@ -174,7 +174,8 @@ class Laboratory:
         schedule = Schedule(**recipe.schedule)
         plan = Plan.of(dataset.size("train"), recipe.batch_size, recipe.epochs, recipe.steps, recipe.collect_every,
                        recipe.evaluate_every, schedule.counted_by)  # fmt: skip
-        torch.use_deterministic_algorithms(recipe.deterministic)
+        # Not `use_deterministic_algorithms`, which imports torch's compiler: 1.6 s.
+        torch.set_deterministic_debug_mode("error" if recipe.deterministic else "default")
         # A debugging aid, on by default with the above, that writes every buffer twice: 1.3 times the time.
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         keeper = StateKeeper(self.store, key, self.checkpoint_minutes, self.say)

@@ -2,6 +2,7 @@
 
 import ctypes
 import importlib.metadata
+import inspect
 import os
 import platform
 import subprocess
@@ -71,6 +72,20 @@ def set_up_process(threads: int) -> None:
         if hasattr(libc, "mallopt"):  # musl has none
             libc.mallopt(-3, 1 << 30)  # M_MMAP_THRESHOLD
             libc.mallopt(-1, (1 << 31) - 1)  # M_TRIM_THRESHOLD
+    _spare_compiler()
+
+
+def _spare_compiler() -> None:
+    """Keep torch from importing its compiler, which takes as long as the rest of torch and is not used.
+
+    It is imported where an optimizer is first given parameters, to be told to leave that method alone. Torch notes on
+    the method that it has been told; so noted beforehand, the method is called as it is.
+    """
+    from torch.optim import Optimizer
+
+    method, note = inspect.unwrap(Optimizer.add_param_group), "__dynamo_disable"
+    if "torch._dynamo" not in sys.modules and not hasattr(method, note):
+        setattr(method, note, method)
 
 
 def give_back_memory() -> None:

@@ -187,3 +187,14 @@ def test_every_experiment_is_without_torch_until_it_measures():
 def test_help_config_and_bad_input_load_no_torch(words, without):
     code = "from hw1.cli import main\ntry:\n    main()\nexcept SystemExit:\n    pass"
     assert not loaded(code, *words) & without
+
+
+def test_a_job_does_without_torchs_compiler(tmp_path):
+    """Which takes seconds to import: torch does so where an optimizer is made, where it steps, where bits are fixed."""
+    words = ["steps=3", "replicas=2", "device=cpu", "hydra.run.dir=out"]
+    code = f"import sys; from hw1.cli import main; code = main({words!r}); print(code, 'torch._dynamo' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment(), capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "0 False"
+    assert (tmp_path / "out" / "result.json").exists()
