@@ -19,8 +19,8 @@ ROOT = Path(__file__).resolve().parent.parent
 BATCHES, REPLICAS, EPOCHS, EXAMPLES, TEST = (16, 64, 256), 3, 4, 50_000, 10_000
 NOISE = EXAMPLES + 5_000  # images for the noise scales at the end and at the start
 MAIN = ("experiment=sensitivity", "batch_size=16,64,256", "-m")
-TINY = ("steps=5", "replicas=1", "threads=1", "dataset.points=64", "dataset.validation=20", "batch_size=16")
-JOBS = 300
+TINY = ("experiment=tiny", "--config-dir", str(ROOT / "benchmarks" / "conf"), "allow_targets=[benchmarks]")
+JOBS = (1, 30, 300, 1_000)
 
 
 def all_rows(setting: Setting) -> Iterator[Callable[[], Row]]:
@@ -107,21 +107,16 @@ def _light(label: str, most: float, way: Callable[[], float]) -> Row:
 
 def tiny_jobs(setting: Setting) -> list[Row]:
     """What a sweep costs beside its jobs, one after another in one process; and how that grows."""
-    sizes = (1, 8, JOBS)
-    found = [_tiny(jobs) for jobs in sizes]
-    (few, *_), (whole, own, _) = found[1:]
-    each = own / JOBS
-    row = Row("sweep of tiny jobs, beside each", "s", value=(whole - few) / (JOBS - sizes[1]) - each, most=0.15)
-    row.words = f"a job's own: {each:.2f} s; start and end of a sweep: {found[0][0] - found[0][1]:.1f} s"
+    found = [_tiny(jobs) for jobs in JOBS]
+    (few, few_own, _), (whole, own, _) = found[1:3]
+    more = JOBS[2] - JOBS[1]
+    row = Row(f"sweep of {JOBS[2]} tiny jobs, beside each", "s", value=(whole - few - own + few_own) / more, most=0.15)
+    row.words = f"a job's own: {(own - few_own) / more:.2f} s; start and end of a sweep: {found[0][0]:.1f} s"
     row.seconds = {"ours": [row.value or 0.0]}
-    seconds, memory = [whole for whole, *_ in found], [peak for *_, peak in found]
-    time_row = Row(
-        f"time against jobs, 1 to {JOBS}", "exponent", {"ours": seconds}, value=exponent(sizes, seconds), most=1.05
-    )
-    time_row.words = f"{', '.join(f'{value:.1f}' for value in seconds)} s"
-    space = Row(
-        f"memory against jobs, 1 to {JOBS}", "exponent", {"ours": memory}, value=exponent(sizes, memory), most=0.1
-    )
+    seconds, memory, labels = [whole for whole, *_ in found], [peak for *_, peak in found], f"1 to {JOBS[-1]:,}"
+    time_row = Row(f"time against jobs, {labels}", "exponent", {"ours": seconds}, value=exponent(JOBS, seconds))
+    time_row.most, time_row.words = 1.05, f"{', '.join(f'{value:.1f}' for value in seconds)} s"
+    space = Row(f"memory against jobs, {labels}", "exponent", {"ours": memory}, value=exponent(JOBS, memory), most=0.1)
     space.words = f"{', '.join(f'{value / 2**20:.0f}' for value in memory)} MB at most in the process"
     return [row, time_row, space]
 
@@ -131,7 +126,7 @@ def _tiny(jobs: int) -> tuple[float, float, float]:
     with TemporaryDirectory() as name:
         folder = Path(name)
         rates = ",".join(f"{0.0001 * (number + 1):.4f}" for number in range(jobs))
-        words = ("-m", f"optimizer.lr={rates}", *TINY, "hydra/launcher=basic", "hydra.sweep.dir=jobs", "device=cpu")
+        words = (*TINY, "-m", f"optimizer.lr={rates}", "hydra/launcher=basic", "hydra.sweep.dir=jobs", "device=cpu")
         code = "import sys; from hw1.cli import main; main(sys.argv[1:]); "
         code += "open('peak', 'w').write(open('/proc/self/status').read().partition('VmHWM:')[2].split()[0])"
         start = time.perf_counter()

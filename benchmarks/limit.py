@@ -1,4 +1,7 @@
-"""The same arithmetic with nothing around it: forward, backward, step on tensors that are there, by hand."""
+"""The same arithmetic with nothing around it: forward, backward, step on tensors that are there.
+
+Trainings twice: with gradients by `backward()`, and with these written out as well, kernel by kernel, by hand.
+"""
 
 from collections.abc import Callable
 
@@ -8,6 +11,9 @@ from torch import Tensor, nn
 
 SLICE = {"cnn": 256, "mlp": 2048}  # images whose activations fit the cache
 JACOBIANS = 125  # images whose Jacobians do: 250 take 1.1 times as long
+POOL = ((2, 2), (2, 2), (0, 0), (1, 1), False)  # kernel, stride, padding, dilation, rounding up
+SAME = ((1, 1), (1, 1), (1, 1), False, (0, 0), 1)  # stride, padding, dilation, transposed, its padding, groups
+aten = torch.ops.aten
 
 
 class Images:
@@ -35,9 +41,9 @@ def adam(parameters: list[Tensor], rate: float) -> Callable[[], None]:
     return update
 
 
-def train(model: nn.Module, images: Images, batch_size: int, steps: int, size: int) -> None:
-    """Adam in one kernel, batches in slices of at most `size` images, no loss looked at."""
-    model = model.to(memory_format=torch.channels_last)
+def train(name: str, model: nn.Module, images: Images, batch_size: int, steps: int) -> None:
+    """Adam in one kernel, batches in slices of at most `SLICE` images, no loss looked at."""
+    model, size = model.to(memory_format=torch.channels_last), SLICE[name]
     parameters: list[Tensor] = list(model.parameters())
     update = adam(parameters, 5e-3)
     order = torch.randperm(len(images.y))
@@ -50,6 +56,69 @@ def train(model: nn.Module, images: Images, batch_size: int, steps: int, size: i
             loss = F.cross_entropy(model(images.x.index_select(0, part)), images.y.index_select(0, part))
             (loss if batch_size <= size else loss * (len(part) / batch_size)).backward()
         update()
+
+
+@torch.no_grad()
+def train_by_hand(name: str, model: nn.Module, images: Images, batch_size: int, steps: int) -> None:
+    """The same without a graph."""
+    model, gradients, size = model.to(memory_format=torch.channels_last), GRADIENTS[name], SLICE[name]
+    parameters: list[Tensor] = [parameter.detach() for parameter in model.parameters()]
+    update = adam(parameters, 5e-3)
+    order = torch.randperm(len(images.y))
+    share = torch.ones(())
+    for step in range(steps):
+        start = step * batch_size % (len(order) - batch_size + 1)
+        rows = order[start : start + batch_size]
+        for number, part in enumerate(rows.split(size)):
+            share.fill_(len(part) / batch_size)
+            found = gradients(parameters, images.x.index_select(0, part), images.y.index_select(0, part), share)
+            for parameter, gradient in zip(parameters, found, strict=True):
+                parameter.grad = gradient if number == 0 else parameter.grad.add_(gradient)  # type: ignore[union-attr]
+        update()
+
+
+def _cross_entropy(z: Tensor, y: Tensor, share: Tensor) -> Tensor:
+    """Its gradient by the logits."""
+    logs = torch.log_softmax(z, 1)
+    _, count = aten.nll_loss_forward.default(logs, y, None, 1, -100)
+    g = aten.nll_loss_backward.default(share, logs, y, None, 1, -100, count)
+    return torch._log_softmax_backward_data(g, logs, 1, logs.dtype)
+
+
+def _mlp(parameters: list[Tensor], x: Tensor, y: Tensor, share: Tensor) -> list[Tensor]:
+    w1, b1, w2, b2 = parameters
+    x = x.flatten(1)
+    h = torch.addmm(b1, x, w1.t()).relu_()
+    g = _cross_entropy(torch.addmm(b2, h, w2.t()), y, share)
+    g1 = aten.threshold_backward.default(g.mm(w2), h, 0)
+    return [g1.t().mm(x), g1.sum(0), g.t().mm(h), g.sum(0)]
+
+
+def _cnn(parameters: list[Tensor], x: Tensor, y: Tensor, share: Tensor) -> list[Tensor]:
+    k1, c1, k2, c2, *dense = parameters
+    h1 = torch.conv2d(x, k1, c1, padding=1)
+    p1, at1 = aten.max_pool2d_with_indices.default(h1, *POOL)
+    p1.relu_()
+    h2 = torch.conv2d(p1, k2, c2, padding=1)
+    p2, at2 = aten.max_pool2d_with_indices.default(h2, *POOL)
+    p2.relu_()
+    w1, b1, w2, b2 = dense
+    flat = p2.flatten(1)
+    h = torch.addmm(b1, flat, w1.t()).relu_()
+    g = _cross_entropy(torch.addmm(b2, h, w2.t()), y, share)
+    of_dense = [g.t().mm(h), g.sum(0)]
+    g = aten.threshold_backward.default(g.mm(w2), h, 0)
+    of_dense = [g.t().mm(flat), g.sum(0), *of_dense]
+    g = aten.threshold_backward.default(g.mm(w1).view(p2.shape), p2, 0)
+    g = aten.max_pool2d_with_indices_backward.default(g, h2, *POOL, at2)
+    g, of_k2, of_c2 = aten.convolution_backward.default(g, p1, k2, [16], *SAME, [True, True, True])
+    g = aten.threshold_backward.default(g, p1, 0)
+    g = aten.max_pool2d_with_indices_backward.default(g, h1, *POOL, at1)
+    _, of_k1, of_c1 = aten.convolution_backward.default(g, x, k1, [8], *SAME, [False, True, True])
+    return [of_k1, of_c1, of_k2, of_c2, *of_dense]
+
+
+GRADIENTS = {"mlp": _mlp, "cnn": _cnn}
 
 
 def fit_stacked(models: list[nn.Module], x: Tensor, y: Tensor, batch_size: int, steps: int) -> None:
@@ -73,6 +142,32 @@ def fit_stacked(models: list[nn.Module], x: Tensor, y: Tensor, batch_size: int, 
         for parameter in (*weights, *biases):
             parameter.grad = None
         loss.backward()
+        update()
+
+
+@torch.no_grad()
+def fit_stacked_by_hand(models: list[nn.Module], x: Tensor, y: Tensor, batch_size: int, steps: int) -> None:
+    """The same without a graph."""
+    layers = [[model[n] for model in models] for n in range(0, len(models[0]), 2)]  # type: ignore[index]
+    weights = [torch.stack([layer.weight for layer in same]).detach() for same in layers]
+    biases = [torch.stack([layer.bias for layer in same]).detach().unsqueeze(2) for same in layers]
+    update = adam([*weights, *biases], 2e-2)
+    replicas, per_epoch, last = len(models), -(-len(x) // batch_size), len(weights) - 1
+    for step in range(steps):
+        if step % per_epoch == 0:
+            orders = torch.stack([torch.randperm(len(x)) for _ in range(replicas)])
+        start = step % per_epoch * batch_size
+        rows = orders[:, start : start + batch_size].flatten()
+        seen = [x.index_select(0, rows).view(replicas, 1, -1)]
+        for number, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
+            h = torch.baddbmm(bias, weight, seen[-1])
+            seen.append(h.tanh_() if number < last else h)
+        g = (seen.pop() - y.index_select(0, rows).view(replicas, 1, -1)).mul_(2 / batch_size)
+        for number in range(last, -1, -1):
+            weights[number].grad = g.bmm(seen[number].mT)
+            biases[number].grad = g.sum(2, keepdim=True)
+            if number:
+                g = aten.tanh_backward.default(weights[number].mT.bmm(g), seen[number])
         update()
 
 

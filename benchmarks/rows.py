@@ -115,16 +115,19 @@ def _training(setting: Setting, name: str, batch_size: int, ratio: float) -> Row
     examples = {"cnn": 16_384, "mlp": 131_072}[name]  # enough for what comes before the first step not to count
     steps = max(4, examples // batch_size)
     splits, images, make = setting.splits(), setting.images(), network(name)
-    size = limit.SLICE[name]
 
     def plain(workers: int) -> float:
         return setting.usual(usual.step_seconds, setting.data_dir, name, batch_size, workers)
+
+    def bare(function: Callable[..., None]) -> float:
+        return timed(lambda: function(name, make().to(setting.device), images, batch_size, steps), steps)
 
     ways = {
         "ours": lambda: timed(lambda: train(splits, make, batch_size, steps), steps),
         "usual": lambda: plain(0),
         "usual, 2 workers": lambda: plain(2),
-        "limit": lambda: timed(lambda: limit.train(make().to(setting.device), images, batch_size, steps, size), steps),
+        "limit": lambda: bare(limit.train),
+        "limit, by hand": lambda: bare(limit.train_by_hand),
     }
     wanted = {"usual": ratio, "limit": 0.95}
     return in_turn(f"train {name}, batch {batch_size}", "step", ways, wanted, ROUNDS)
@@ -149,13 +152,17 @@ def function_splits(device: torch.device) -> Splits:
 
 
 def _function_replicas(setting: Setting) -> Row:
-    splits, make, steps = function_splits(setting.device), network("small"), 400
+    splits, make, steps = function_splits(setting.device), network("small"), 1_000
     x, y = splits.inputs("train", slice(None)), splits.targets["train"]
+
+    def bare(function: Callable[..., None]) -> float:
+        return timed(lambda: function([usual.small() for _ in range(10)], x, y, 128, steps), steps)
 
     ways = {
         "ours": lambda: timed(lambda: train(splits, make, 128, steps, replicas=10, rate=2e-2), steps),
         "usual": lambda: setting.usual(usual.fit_seconds, x.cpu(), y.cpu(), 10, 128),
-        "limit": lambda: timed(lambda: limit.fit_stacked([usual.small() for _ in range(10)], x, y, 128, steps), steps),
+        "limit": lambda: bare(limit.fit_stacked),
+        "limit, by hand": lambda: bare(limit.fit_stacked_by_hand),
     }
     return in_turn(
         "10 replicas of 571 parameters, batch 128", "step of all", ways, {"usual": 6.0, "limit": 0.9}, ROUNDS

@@ -12,49 +12,54 @@ from hw1.measures.interpolation import Probe, interpolated
 from hw1.resident import place
 
 from .rows import LAYERS, Setting, function_splits, network, train
-from .timing import Row, exponent, peak, timed
+from .timing import Row, exponent, held, peak, timed
 
 MOST = 1.05
 
 
 def all_rows(setting: Setting) -> Iterator[Callable[[], Row]]:
     """Of each a row for time and one for memory."""
-    yield partial(
-        _grown, "replicas", (1, 4, 16, 64), partial(_replicas, setting), "571 parameters, batch 128, a step of all"
-    )
-    yield partial(_grown, "replicas of mlp", (1, 4, 16, 64), partial(_mlp_replicas, setting), "batch 16, a step of all")
-    yield partial(_grown, "α", (1, 11, 101, 1001), partial(_alphas, setting), "mlp on 1,000 images", flat=True)
+    sizes = (1, 4, 16, 64)
+    make = partial(_replicas, setting)
+    yield partial(_grown, "replicas", sizes, make, "571 parameters, batch 128, a step of all", exact=True)
+    yield partial(_grown, "replicas of mlp", sizes, partial(_mlp_replicas, setting), "batch 16, a step of all")
+    alphas = (1, 11, 101, 1001)
+    yield partial(_grown, "α", alphas, partial(_alphas, setting), "mlp on 1,000 images", exact=True, flat=True)
     yield partial(_grown, "batch size", (8, 64, 512, 8192), partial(_batches, setting), "cnn, a step")
-    yield partial(
-        _grown,
-        "parameters",
-        (10**3, 10**4, 10**5, 10**6, 10**7),
-        partial(_parameters, setting),
-        "mlp, batch 64, a step",
-    )
+    counts = (10**3, 10**4, 10**5, 10**6, 10**7)
+    yield partial(_grown, "parameters", counts, partial(_parameters, setting), "mlp, batch 64, a step")
 
 
 def _grown(
-    name: str, sizes: Sequence[int], make: Callable[[int], Callable[[], object]], words: str, flat: bool = False
-) -> list[Row]:
-    """Time and peak memory of one piece of work at each size; the least of three each."""
-    seconds, memory = [], []
+    name: str, sizes: Sequence[int], make: Callable[[int], Callable[[], object]], words: str,
+    exact: bool = False, flat: bool = False,
+) -> list[Row]:  # fmt: skip
+    """Time and peak memory of one piece of work at each size, the least of three times each.
+
+    Memory is that of the process above what it had before; `exact`, of its tensors (work of one thread).
+    """
+    seconds, memory, tensors = [], [], []
     for size in sizes:
         work = make(size)
         work()
         memory.append(peak(work))
+        tensors.append(held(work) if exact else 0.0)
         seconds.append(min(timed(work, 1) for _ in range(3)))
     labels = f"{sizes[0]:,} to {sizes[-1]:,}"
     time = Row(
         f"time against {name}, {labels}", "exponent", {"ours": seconds}, value=exponent(sizes, seconds), most=MOST
     )
     time.words = f"{words}: {', '.join(f'{1000 * value:.3g}' for value in seconds)} ms"
-    space = Row(
-        f"memory against {name}, {labels}", "exponent", value=exponent(sizes, memory), most=0.1 if flat else MOST
-    )
-    space.words = f"{', '.join(f'{value / 2**20:.1f}' for value in memory)} MB above what there was"
+    value, most = exponent(sizes, tensors if exact else memory), 0.1 if flat else MOST
+    space = Row(f"memory against {name}, {labels}", "exponent", value=value, most=most)
+    space.words = f"process {_megabytes(memory, 1)} above what there was"
+    space.words += f"; its tensors {_megabytes(tensors, 2)}" if exact else ""
     space.seconds = {"ours": memory}
     return [time, space]
+
+
+def _megabytes(values: Sequence[float], digits: int) -> str:
+    return f"{', '.join(f'{value / 2**20:.{digits}f}' for value in values)} MB"
 
 
 def _replicas(setting: Setting, count: int) -> Callable[[], object]:
