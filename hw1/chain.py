@@ -74,7 +74,7 @@ def _layer(part: Any) -> Layer:
     by_hand = LAYERS.get(type(part))
     parameters = list(part.parameters())
     usual = not watched(part) and all(parameter.requires_grad for parameter in parameters)
-    return (by_hand(part) if by_hand and usual else None) or Recorded(part)
+    return (by_hand(part) if by_hand and usual else None) or Recorded.module(part, part)
 
 
 def watched(part: nn.Module) -> bool:
@@ -94,6 +94,12 @@ class Recorded:
         """The same layer, its gradient found by torch.autograd."""
         return layer if isinstance(layer, cls) else cls(lambda x: layer(x, True)[0])
 
+    @classmethod
+    def module(cls, part: nn.Module, function: Callable[[Tensor], Tensor]) -> "Recorded":
+        """What a module does; if it works in place, on a copy: the layer before may need what it gave."""
+        in_place = any(getattr(module, "inplace", False) for module in part.modules())
+        return cls((lambda x: function(x.clone())) if in_place else function)
+
     def __call__(self, x: Tensor, wanted: bool) -> tuple[Tensor, Back]:
         with torch.enable_grad():
             x = x.detach().requires_grad_(wanted)
@@ -112,29 +118,36 @@ class Recorded:
 
 def elementwise(part: nn.Module) -> Layer | None:
     """Such a layer; None if it is none."""
-    rule = ELEMENTWISE.get(type(part))
-    if rule is None or watched(part):
+    if type(part) not in ELEMENTWISE or watched(part):
         return None
-    forward = part.forward
+    forward, rule, of_outputs = ELEMENTWISE[type(part)]
 
     def layer(x: Tensor, wanted: bool) -> tuple[Tensor, Back]:
-        y = forward(x)
-        return y, lambda gradient: rule(part, gradient, x, y) if wanted else None
+        y = forward(part, x)
+        known = y if of_outputs else x
+        return y, lambda gradient: rule(part, gradient, known) if wanted else None
 
     return layer
 
 
-# (layer, gradient by outputs, inputs, outputs) → gradient by inputs
-ELEMENTWISE: dict[type[nn.Module], Callable[[Any, Tensor, Tensor, Tensor], Tensor]] = {
-    nn.ReLU: lambda part, gradient, x, y: aten.threshold_backward.default(gradient, y, 0),
-    nn.LeakyReLU: lambda part, gradient, x, y: aten.leaky_relu_backward.default(
-        gradient, x, part.negative_slope, False
+# What gives outputs, what gives the gradient by inputs, and whether it takes, after the gradient by outputs, outputs or
+# inputs. Nothing works in place, whatever the layer says.
+ELEMENTWISE: dict[type[nn.Module], tuple[Callable[..., Tensor], Callable[..., Tensor], bool]] = {
+    nn.ReLU: (lambda part, x: x.relu(), lambda part, g, y: aten.threshold_backward.default(g, y, 0), True),
+    nn.Tanh: (lambda part, x: x.tanh(), lambda part, g, y: aten.tanh_backward.default(g, y), True),
+    nn.Sigmoid: (lambda part, x: x.sigmoid(), lambda part, g, y: aten.sigmoid_backward.default(g, y), True),
+    nn.Identity: (lambda part, x: x, lambda part, g, y: g, True),
+    Sine: (lambda part, x: x.sin(), lambda part, g, x: g * x.cos(), False),
+    nn.GELU: (
+        lambda part, x: F.gelu(x, approximate=part.approximate),
+        lambda part, g, x: aten.gelu_backward.default(g, x, approximate=part.approximate),
+        False,
     ),
-    nn.Tanh: lambda part, gradient, x, y: aten.tanh_backward.default(gradient, y),
-    nn.GELU: lambda part, gradient, x, y: aten.gelu_backward.default(gradient, x, approximate=part.approximate),
-    nn.Sigmoid: lambda part, gradient, x, y: aten.sigmoid_backward.default(gradient, y),
-    nn.Identity: lambda part, gradient, x, y: gradient,
-    Sine: lambda part, gradient, x, y: gradient * x.cos(),
+    nn.LeakyReLU: (
+        lambda part, x: F.leaky_relu(x, part.negative_slope),
+        lambda part, g, x: aten.leaky_relu_backward.default(g, x, part.negative_slope, False),
+        False,
+    ),
 }
 
 
@@ -162,7 +175,7 @@ def reshaped(function: Callable[[Tensor], Tensor]) -> Layer:
 
 
 def _dense(part: nn.Linear) -> Layer | None:
-    weight, bias, otherwise = part.weight, part.bias, Recorded(part)
+    weight, bias, otherwise = part.weight, part.bias, Recorded.module(part, part)
     if bias is None:
         return None
 

@@ -94,4 +94,4 @@ def _rows(part: Any, own: State) -> Layer:
     if type(part) is Dropout:
         return dropout(part.p, lambda: own["noise"])
     each = torch.vmap(lambda tensors, one: torch.func.functional_call(part, tensors, (one,)))
-    return Recorded(lambda x: each(own, x))
+    return Recorded.module(part, lambda x: each(own, x))

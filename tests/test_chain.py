@@ -54,6 +54,13 @@ def of_matrices(*, input_shape, outputs):
     return nn.Sequential(nn.Flatten(1, 2), nn.Linear(8, 4), nn.Tanh(), nn.Flatten(), nn.Linear(32, outputs))
 
 
+def in_place(*, input_shape, outputs):
+    return nn.Sequential(
+        nn.Linear(*input_shape, 6), nn.ReLU(inplace=True), nn.Linear(6, 6), nn.ELU(inplace=True), nn.Linear(6, 6),
+        nn.Sequential(nn.LeakyReLU(0.1, inplace=True), nn.Linear(6, 6)), nn.LeakyReLU(0.3, True), nn.Linear(6, outputs),
+    )  # fmt: skip
+
+
 class Own(nn.Module):
     def __init__(self, *, input_shape, outputs):
         super().__init__()
@@ -80,6 +87,7 @@ NETWORKS = {
     "unusual": (unusual, IMAGE),
     "tied": (tied, VECTOR),
     "of matrices": (of_matrices, IMAGE),
+    "in place": (in_place, VECTOR),
     "own": (Own, VECTOR),
 }
 BY_HAND = [f"mlp, {name}" for name in (*models.ACTIVATIONS, "dropout")]
