@@ -85,7 +85,5 @@ def _squares(outputs: Tensor, values: Tensor, share: float) -> tuple[Tensor, Ten
 
 
 def _stacked_squares(outputs: Tensor, values: Tensor, share: float) -> tuple[Tensor, Tensor]:
-    values, number = values.mT, outputs[0].numel()
-    losses = nn.functional.mse_loss(outputs, values, reduction="none").mean((1, 2))
-    by_each = torch.full_like(outputs, share / number)
-    return _times(losses, share), aten.mse_loss_backward.default(by_each, outputs, values, NONE)
+    errors = outputs - values.mT
+    return _times(errors.square().mean((1, 2)), share), errors.mul_(2 * share / outputs[0].numel())
