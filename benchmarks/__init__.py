@@ -1,6 +1,6 @@
 """Speed, measured: against what a user writes otherwise, and against the same arithmetic with nothing around it.
 
-    python -m benchmarks               # all of it, ten minutes on two cores
+    python -m benchmarks               # all of it
     python -m benchmarks train cnn     # the rows with these words in their names
     python -m benchmarks --save FILE   # a CSV of what is printed
 

@@ -23,5 +23,5 @@ class Tiny(Experiment):
         return {"history": run.history, "summary": summary(run)}
 
     def draw(self, tables: Tables, swept: list[str]) -> "dict[str, Figure]":
-        """None: of a figure of `function`, three quarters of a tiny job."""
+        """None: a figure is most of a tiny job of `function`."""
         return {}
