@@ -47,6 +47,8 @@ def _rule(loss: nn.Module, rules: dict[type[nn.Module], Loss]) -> Loss | None:
 
 
 def _recorded(function: Callable[[Tensor, Tensor], Tensor]) -> Loss:
+    """By torch.autograd, of a function that gives a loss () or losses (R,)."""
+
     def rule(outputs: Tensor, targets: Tensor, share: float) -> tuple[Tensor, Tensor]:
         with torch.enable_grad():
             outputs = outputs.detach().requires_grad_()
@@ -62,6 +64,7 @@ def _times(losses: Tensor, share: float) -> Tensor:
 
 
 def _cross_entropy(outputs: Tensor, labels: Tensor, share: float) -> tuple[Tensor, Tensor]:
+    """−mean log softmax(z)[y], in nats; by z its gradient is (softmax(z) − onehot(y)) / B."""
     logs = torch.log_softmax(outputs, 1)
     loss, count = aten.nll_loss_forward.default(logs, labels, None, MEAN, NOT_IGNORED)
     by_logs = aten.nll_loss_backward.default(torch.full_like(loss, share), logs, labels, None, MEAN, NOT_IGNORED, count)
@@ -69,6 +72,7 @@ def _cross_entropy(outputs: Tensor, labels: Tensor, share: float) -> tuple[Tenso
 
 
 def _cross_entropies(outputs: Tensor, labels: Tensor, share: float) -> tuple[Tensor, Tensor]:
+    """The same of each network, z (R, K, B) and y (R, B)."""
     logs = torch.log_softmax(outputs, 1)
     images, pixels = logs.unsqueeze(2), labels.unsqueeze(1)  # to the kernel examples are the pixels of an image
     each, count = aten.nll_loss2d_forward.default(images, pixels, None, NONE, NOT_IGNORED)
@@ -79,11 +83,13 @@ def _cross_entropies(outputs: Tensor, labels: Tensor, share: float) -> tuple[Ten
 
 
 def _squares(outputs: Tensor, values: Tensor, share: float) -> tuple[Tensor, Tensor]:
+    """mean (z − y)², in the square of the values' unit; by z its gradient is 2 (z − y) / (B·K)."""
     loss = nn.functional.mse_loss(outputs, values)
     by_outputs = aten.mse_loss_backward.default(torch.full_like(loss, share), outputs, values, MEAN)
     return _times(loss, share), by_outputs
 
 
 def _stacked_squares(outputs: Tensor, values: Tensor, share: float) -> tuple[Tensor, Tensor]:
+    """The same of each network, z (R, K, B) and y (R, B, K)."""
     errors = outputs - values.mT
     return _times(errors.square().mean((1, 2)), share), errors.mul_(2 * share / outputs[0].numel())
