@@ -285,7 +285,7 @@ class Session:
 
     def _evaluate(self, position: int, step: int) -> None:
         network = self.learner.network(position)
-        size = slice_size(network, self.task.splits.input_shape)
+        size = slice_size(self.task.splits.input_shape)
         found = {
             f"{split}_{name}": value
             for split in SPLITS

@@ -161,9 +161,7 @@ def test_a_stored_network_has_the_stored_metrics_bit_for_bit(lab, recipe, regres
             assert not network.training
             (row,) = run.history.query(f"replica == {replica} and epoch == {epoch}").to_dict("records")
             for split in ("train", "validation", "test"):
-                found = evaluate(
-                    network, run.loss(), run.splits.slices(split, slice_size(network, run.splits.input_shape))
-                )
+                found = evaluate(network, run.loss(), run.splits.slices(split, slice_size(run.splits.input_shape)))
                 assert {f"{split}_{name}": value for name, value in found.items()}.items() <= row.items()
             for name, value in network.state_dict().items():
                 assert torch.equal(value, run.weights(epoch)[name][replica])

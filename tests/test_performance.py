@@ -89,5 +89,4 @@ def test_nothing_to_evaluate_is_an_error(net):
 
 def test_slices_hold_about_the_same_amount_of_numbers():
     shapes = [(1, 28, 28), (1,), (3, 32, 32), (3, 224, 224)]
-    assert [slice_size(nn.Conv2d(1, 1, 1), shape) for shape in shapes] == [125, 98_000, 32, 32]
-    assert [slice_size(nn.Linear(1, 1), shape) for shape in shapes] == [1000, 784_000, 255, 32]
+    assert [slice_size(shape) for shape in shapes] == [1000, 784_000, 255, 32]

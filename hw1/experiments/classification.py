@@ -99,7 +99,7 @@ class Classification(Experiment):
 
         # The slices of the evaluation, so that the matrix sums to the accuracy of the history bit for bit.
         network = run.network(replica)
-        return predict(network, run.splits.slices("test", slice_size(network, run.splits.input_shape)))
+        return predict(network, run.splits.slices("test", slice_size(run.splits.input_shape)))
 
     # Concluding
 

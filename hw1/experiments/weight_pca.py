@@ -348,7 +348,7 @@ class _Paths:
 
         network, splits = self.run.network(replica), self.run.splits
         assert loading is not None
-        found = saliency(network, self.run.loss(), splits.slices("train", slice_size(network, splits.input_shape)))
+        found = saliency(network, self.run.loss(), splits.slices("train", slice_size(splits.input_shape)))
         return network, {"magnitude": flat(network.parameters()).abs(), "saliency": found,
                          "loading": loading.to(found.device)}  # fmt: skip
 
@@ -375,7 +375,7 @@ class _Paths:
         from hw1.measures.performance import evaluate, slice_size
 
         splits, loss, kind = self.run.splits, self.run.loss(), self.metric.removeprefix("test_")
-        batches = list(splits.slices("test", slice_size(network, splits.input_shape)))
+        batches = list(splits.slices("test", slice_size(splits.input_shape)))
         size = len(scores["magnitude"])
         orders: dict[tuple[str, str], Tensor] = {}
         for name, score in scores.items():

@@ -31,12 +31,12 @@ class Probe:
         self.model.load_state_dict(state)
         if self.recalibrated:
             recalibrate(self.model, self._calibration())
-        size = slice_size(self.model, self.splits.input_shape)
+        size = slice_size(self.splits.input_shape)
         return {split: evaluate(self.model, self.loss, self.splits.slices(split, size)) for split in splits}
 
     def _calibration(self) -> Iterator[Tensor]:
-        """The training split in slices four times those of evaluation (500 MNIST images), none of a single example."""
-        examples, size = len(self.splits.targets["train"]), 4 * slice_size(self.model, self.splits.input_shape)
+        """The training split in slices of 500 MNIST images, half of those of evaluation, none of one example."""
+        examples, size = len(self.splits.targets["train"]), slice_size(self.splits.input_shape) // 2
         while examples % size == 1:
             size += 1
         return (x for x, _ in self.splits.slices("train", size))

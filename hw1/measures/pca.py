@@ -40,7 +40,8 @@ def loadings(states: Sequence[Tensor], networks: Sequence[int] | None, combinati
 
     Args: combination: A = Cᵀ·`Components.combination` (T·R, k).
     """
-    return torch.cat([block.T @ combination for block in _blocks(states, networks)])
+    rows = combination.T.contiguous()  # Aᵀ·X̃ takes a tenth of the time of X̃ᵀ·A, which reads down the columns
+    return torch.cat([rows @ block for block in _blocks(states, networks)], dim=1).T
 
 
 def _blocks(states: Sequence[Tensor], networks: Sequence[int] | None) -> Iterator[Tensor]:
@@ -54,7 +55,8 @@ def _blocks(states: Sequence[Tensor], networks: Sequence[int] | None) -> Iterato
         block = space[:, :, : min(width, parameters - start)]
         for row, state in zip(block, flat, strict=True):
             row.copy_(state[:, start : start + width][chosen])
-        yield block.sub_(block.mean((0, 1))).flatten(0, 1)
+        block = block.flatten(0, 1)
+        yield block.sub_(block.mean(0))
 
 
 def centring(kind: str, epochs: int, networks: int) -> Tensor:
