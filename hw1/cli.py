@@ -72,7 +72,7 @@ def _run(words: list[str]) -> int:
         words = taken_up
     arguments = compose.parse(words)
     if arguments.cfg or arguments.info or arguments.hydra_help or arguments.shell_completion:
-        compose.show(arguments, words)
+        compose.show(arguments)
         return OK
     planned = sweep.plan(arguments)
     with sweep.held(planned) as planned:
