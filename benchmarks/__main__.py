@@ -39,8 +39,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         every = [*rows.all_rows(setting), *scaling.all_rows(setting), *commands.all_rows(setting)]
         for row in every:
             if all(word in _name(row) for word in arguments.words):
-                console.print(Text(_name(row), style="dim"))
-                found = row()
+                console.print(Text(_name(row), style="dim"), end=" ")
+                began, found = time.monotonic(), row()
+                console.print(Text(f"{time.monotonic() - began:.0f} s", style="dim"))
                 done += found if isinstance(found, list) else [found]
     done += [_gpu(arguments.words)] if device.type != "cuda" else []
     console.print(_table(done))

@@ -17,9 +17,9 @@ import yaml
 from hw1 import results
 from hw1.errors import UserError, one_line, shortened, written
 from hw1.experiments import SEEDS, flattened
+from hw1.progress import shown
 from hw1.results import Job, Sweep
 from hw1.schema import nearest
-from hw1.terminal import shown
 
 # No conditions unless swept, or asked for: how numbers are computed, which changes them by rounding alone …
 MACHINE = ("deterministic", "device", "threads", "vectorize")

@@ -93,7 +93,8 @@ def _launch(planned: "Planned") -> int:
     from rich.console import Console
 
     from hw1 import supervise
-    from hw1.terminal import Display, shown
+    from hw1.progress import shown
+    from hw1.terminal import Display
 
     console = Console(width=None if sys.stdout.isatty() else 110)
     if planned.multirun:

@@ -30,12 +30,12 @@ from hw1.errors import UserError, one_line, shortened, system_words, written
 from hw1.experiments import SEEDS, Experiment, Tables
 from hw1.files import write_table
 from hw1.outcome import Concluded
+from hw1.progress import shown
 from hw1.quantities import quantity
 from hw1.report import Against, Part
 from hw1.results import Sweep
 from hw1.signals import INTERRUPTED
 from hw1.statistics import VERDICTS, rounded
-from hw1.terminal import shown
 
 EXPERIMENTS = "hw1.experiments."
 _LISTED = 5  # names in a note before "…"

@@ -22,11 +22,11 @@ from hw1.errors import UserError, one_line, shortened, system_words
 from hw1.experiments import Experiment, Tables, flattened
 from hw1.files import clear_scratch, write_json, write_table
 from hw1.measured import Known, Measured, Measurement, stored_runs
+from hw1.progress import PLAN, PROGRESS, RESULT, Reporter, read_json, shown
 from hw1.recipe import Recipe, load_dataset
 from hw1.schema import nearest
 from hw1.shares import Shares
 from hw1.store import Damaged, Store
-from hw1.terminal import PLAN, PROGRESS, RESULT, Reporter, read_json, shown
 
 if TYPE_CHECKING:
     from hw1.machine import Machine
@@ -219,7 +219,7 @@ def variants(
     Raises: UserError for a key that the config has not; whatever Hydra raises for an option that there is not.
     """
     for name, overrides in experiment.recipes(base).items():
-        yield name, plain(_varied(config, overrides, words))
+        yield name, plain(_varied(config, overrides, words) if overrides else config)
 
 
 def _varied(config: DictConfig, overrides: Mapping[str, Any], words: Sequence[str]) -> DictConfig:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from hw1.errors import UserError, one_line, shortened
-from hw1.terminal import PLAN, RESULT, read_json, shown
+from hw1.progress import PLAN, RESULT, read_json, shown
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -9,7 +9,6 @@ They are written, checked and set aside as runs are, and each may be missing: th
 
 import contextlib
 import hashlib
-import importlib.metadata
 import inspect
 import json
 import logging
@@ -21,14 +20,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from hw1 import parts
-from hw1.data import Dataset
 from hw1.errors import one_line, system_words
 from hw1.experiments import Experiment, Tables
 from hw1.files import read_table, write_atomically, write_table
+from hw1.machine import version_of
 from hw1.recipe import KEY_LENGTH, Recipe, code_fingerprint, load_dataset, recipe_key, source_digest
 from hw1.store import READ_ONLY, Damaged, Store
 
 if TYPE_CHECKING:
+    from hw1.data import Dataset
     from hw1.machine import Machine
 
 log = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ class Known(Protocol):
     info: dict[str, Any]
 
     @property
-    def dataset(self) -> Dataset:
+    def dataset(self) -> "Dataset":
         """What it was trained and evaluated on."""
 
 
@@ -56,7 +56,7 @@ class Stored:
 
     key: str
     info: dict[str, Any]
-    dataset: Dataset
+    dataset: "Dataset"
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class Measurement:
                 for name, run in self.runs.items()
             },
             "code": self._code(),
-            "libraries": {name: ".".join(importlib.metadata.version(name).split(".")[:2]) for name in LIBRARIES},
+            "libraries": {name: ".".join(version_of(name).split(".")[:2]) for name in LIBRARIES},
         }
 
     @cached_property
@@ -238,7 +238,7 @@ def stored_runs(folder: Path, recipes: Mapping[str, Recipe], machine: "Machine")
     Raises: Damaged if one is not there.
     """
     store, found, allow = Store(folder), {}, machine.allow_targets
-    torch_version = importlib.metadata.version("torch")
+    torch_version = version_of("torch")
     for name, recipe in recipes.items():
         dataset = load_dataset(recipe, machine.data_dir, allow)
         key = recipe_key(recipe, dataset.sha256, code_fingerprint(recipe, allow), torch_version)

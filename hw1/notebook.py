@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hw1.errors import one_line, shortened, written
-from hw1.terminal import PROGRESS, RESULT, read_json, shown
+from hw1.progress import PROGRESS, RESULT, read_json, shown
 
 if TYPE_CHECKING:
     import pandas as pd

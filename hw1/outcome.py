@@ -20,11 +20,11 @@ from hw1 import report as pages
 from hw1.errors import one_line
 from hw1.experiments import Conclusion, Experiment, Tables
 from hw1.files import read_table, write_json, write_table
+from hw1.progress import PLAN, PROGRESS, RESULT, read_json, shown
 from hw1.quantities import quantity
 from hw1.report import Part
 from hw1.results import Job, Sweep
 from hw1.statistics import mean_interval
-from hw1.terminal import PLAN, PROGRESS, RESULT, read_json, shown
 
 if TYPE_CHECKING:
     from hw1.sweep import Planned

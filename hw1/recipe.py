@@ -9,10 +9,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import cache, lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from hw1 import data, design, parts
+from hw1 import design, parts
 from hw1.errors import UserError
+
+if TYPE_CHECKING:
+    from hw1 import data
 
 # Whose code decides what weights a recipe gives. Measures, tables and figures are not among them; nor are the loaders
 # of data, whose arrays are in the key themselves.
@@ -146,13 +149,15 @@ def bare_code(source: str) -> str:
 
 
 @lru_cache(maxsize=4)
-def _dataset(node_json: str, data_dir: Path, allow: tuple[str, ...]) -> data.Dataset:
+def _dataset(node_json: str, data_dir: Path, allow: tuple[str, ...]) -> "data.Dataset":
+    from hw1 import data  # with numpy: a tenth of a second that bad input need not wait for
+
     node = json.loads(node_json)
     splitting = {key: node.pop(key) for key in ("validation", "split_seed", "subset", "label_noise")}
     return data.load(partial(parts.build, node, allow=allow, data_dir=data_dir), **splitting)
 
 
-def load_dataset(recipe: Recipe, data_dir: Path, allow: tuple[str, ...] = ()) -> data.Dataset:
+def load_dataset(recipe: Recipe, data_dir: Path, allow: tuple[str, ...] = ()) -> "data.Dataset":
     """The data set that a recipe describes; jobs of one process share it."""
     return _dataset(json.dumps(recipe.dataset, sort_keys=True), data_dir, allow)  # exact: a path need not be in NFC
 
@@ -162,7 +167,7 @@ def forget_datasets() -> None:
     _dataset.cache_clear()
 
 
-def check_fits(recipe: Recipe, dataset: data.Dataset) -> None:
+def check_fits(recipe: Recipe, dataset: "data.Dataset") -> None:
     """See whether batch, loss and network suit a data set, before anything is started; torch is not needed for it.
 
     Raises: UserError, one line with key, value and what is allowed.

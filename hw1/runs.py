@@ -17,8 +17,8 @@ from hw1.cli import complain
 from hw1.errors import UserError, one_line
 from hw1.files import read_table
 from hw1.measured import Measured
+from hw1.progress import duration
 from hw1.store import Damaged, Store
-from hw1.terminal import duration
 
 OK, FAILED = 0, 1
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from hw1 import files
-from hw1.terminal import RESULT, read_json
+from hw1.progress import RESULT, read_json
 
 SHARES = ".shares"
 

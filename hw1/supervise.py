@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from hw1 import compose, signals
 from hw1.errors import one_line, system_words
 from hw1.files import write_json
-from hw1.terminal import RESULT, read_json
+from hw1.progress import RESULT, read_json
 
 if TYPE_CHECKING:
     from hw1.sweep import Planned

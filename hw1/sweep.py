@@ -15,9 +15,9 @@ from hw1 import __version__, checks, compose, files, launchers, parts
 from hw1.errors import UserError, one_line, shortened, written
 from hw1.files import clear_scratch, write_json
 from hw1.job import variants
+from hw1.progress import PLAN, RESULT, read_json
 from hw1.recipe import Recipe, forget_datasets
 from hw1.shares import SHARES
-from hw1.terminal import PLAN, RESULT, read_json
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ TORCHLESS = (
     "hw1.experiments.sensitivity", "hw1.experiments.weight_pca",
     "hw1.figures", "hw1.files", "hw1.job", "hw1.measures.trade_off", "hw1.outcome", "hw1.parts", "hw1.paths",
     "hw1.latex", "hw1.report", "hw1.report.chart", "hw1.report.graphic",
-    "hw1.launchers", "hw1.quantities", "hw1.recipe", "hw1.results", "hw1.schema", "hw1.signals", "hw1.statistics",
-    "hw1.store", "hw1.supervise", "hw1.sweep", "hw1.terminal",
+    "hw1.launchers", "hw1.progress", "hw1.quantities", "hw1.recipe", "hw1.results", "hw1.schema", "hw1.signals",
+    "hw1.statistics", "hw1.store", "hw1.supervise", "hw1.sweep", "hw1.terminal",
     "hw1.trackers", "hw1.trackers.record", "hw1.trackers.senders",
 )  # fmt: skip
 # The direction: a module imports from its own layer or a lower one. What is in none of these lies at the bottom. A

@@ -90,6 +90,7 @@ def loaders() -> tuple[compose.Loader, ConfigLoaderImpl]:
 @example(["model=mlp", "model.depth=2", "+model.more=1"], RunMode.RUN)
 @example(["model=mlp", "~model.depth"], RunMode.RUN)
 @example(["model=mlp"], RunMode.RUN)  # untouched by those before
+@example(["dataset=cifar10", "dataset.points=50", "hydra.job.env_set.A=1"], RunMode.RUN)  # two mistakes
 @example(["seed=1,2"], RunMode.MULTIRUN)
 @example(["seed=1,2"], RunMode.RUN)
 def test_configs_are_what_hydra_composes(loaders, words, mode):

@@ -9,7 +9,8 @@ import pytest
 from rich.console import Console
 
 from hw1.files import write_json
-from hw1.terminal import PROGRESS, RESULT, Display, Reporter, duration, read_json, shown
+from hw1.progress import PROGRESS, RESULT, Reporter, duration, read_json, shown
+from hw1.terminal import Display
 from hw1.watcher import Progress
 
 

@@ -9,13 +9,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from hw1.data import Dataset
 from hw1.recipe import Recipe
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
+    from hw1.data import Dataset
     from hw1.laboratory import Run
 
 Tables = dict[str, "pd.DataFrame"]
@@ -38,7 +38,7 @@ class Experiment(ABC):
     headline: ClassVar[str]  # the metric of `summary` that the closing sentence of a sweep is about
     question: ClassVar[str] = ""  # what it asks, for the head of a report
 
-    def check(self, dataset: Dataset, recipes: Mapping[str, Recipe]) -> None:  # noqa: B027 (most need not override it)
+    def check(self, dataset: "Dataset", recipes: Mapping[str, Recipe]) -> None:  # noqa: B027 (most need not override it)
         """See whether it can measure what these recipes give on a data set, before any is. Raises: UserError if not."""
 
     def recipes(self, base: Recipe) -> dict[str, Overrides]:

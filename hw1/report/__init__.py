@@ -19,11 +19,11 @@ from hw1.aligned import Member
 from hw1.differences import Difference
 from hw1.errors import one_line, written
 from hw1.files import write_atomically
+from hw1.progress import duration
 from hw1.quantities import Quantity, quantity
 from hw1.report import chart, graphic
 from hw1.results import Job, Sweep
 from hw1.statistics import mean_interval, rounded
-from hw1.terminal import duration
 
 NAME = "report.html"
 ASSETS = Path(__file__).resolve().parent.parent / "assets"

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from hw1.errors import UserError, one_line, shortened, system_words
-from hw1.terminal import shown
+from hw1.progress import shown
 
 if TYPE_CHECKING:
     from hw1.sweep import Planned

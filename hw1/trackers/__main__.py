@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from hw1.files import lock, write_json
-from hw1.terminal import PLAN, RESULT, read_json
+from hw1.progress import PLAN, RESULT, read_json
 from hw1.trackers import words
 from hw1.trackers.record import Record, job_record, name_of, sweep_record
 from hw1.trackers.senders import SENDERS, Sender, sqlite_file

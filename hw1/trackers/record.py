@@ -16,9 +16,9 @@ from hw1 import results
 from hw1.errors import written
 from hw1.experiments import flattened
 from hw1.files import read_table
+from hw1.progress import PLAN, RESULT, read_json, shown
 from hw1.quantities import quantity
 from hw1.statistics import Interval, mean_interval
-from hw1.terminal import PLAN, RESULT, read_json, shown
 
 ENDS = ("mean", "low", "high")  # of an interval
 Points = list[tuple[int, float]]  # (step, value)

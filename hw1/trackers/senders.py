@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hw1.errors import shortened, written
-from hw1.terminal import PLAN, RESULT, shown
+from hw1.progress import PLAN, RESULT, shown
 from hw1.trackers.record import Record, plain
 
 LONGEST = 5_000  # characters of a parameter or a tag; MLflow takes 6,000 and 8,000
