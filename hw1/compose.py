@@ -62,7 +62,7 @@ OPEN = (  # those that are for the user to make; any other could lead files else
 )  # fmt: skip
 SHOWING = ("cfg", "info", "hydra_help", "shell_completion", "package", "resolve", "config_dir")  # flags
 WITH_OTHERS = ("--package", "--resolve", "--config-dir")
-MOST_JOBS = 10_000  # of a sweep: planning takes a thirtieth of a second for each
+MOST_JOBS = 10_000  # of a sweep: planning takes some hundredths of a second for each
 COMMAND_LINE = "command-line"  # what Hydra calls a folder that --config-dir names
 KEPT = 32  # combinations of options that a loader has ready, 150 kB each
 
