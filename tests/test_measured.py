@@ -2,7 +2,6 @@
 
 import ast
 import errno
-import importlib.metadata
 import json
 import logging
 import multiprocessing
@@ -164,10 +163,10 @@ def test_what_decides_is_in_the_key(monkeypatch):
     }
     keys = {name: other.key for name, other in others.items()}
     assert len({base, *keys.values()}) == 1 + len(keys), keys
-    version = importlib.metadata.version
+    version = measured_module.version_of
     for library, same in (("torch", False), ("numpy", False), ("rich", True)):
         with monkeypatch.context() as patch:
-            patch.setattr(importlib.metadata, "version", lambda name, o=library: "9.9" if name == o else version(name))
+            patch.setattr(measured_module, "version_of", lambda name, o=library: "9.9" if name == o else version(name))
             assert (measurement(node=node).key == base) is same, library
 
 
