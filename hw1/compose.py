@@ -9,6 +9,7 @@ import math
 import os
 import pickle
 import re
+import secrets
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import hydra
 from hydra import version
@@ -217,19 +218,32 @@ class _Mould:
         return cast("DictConfig", Unpickler(io.BytesIO(self.pickled)).load())
 
 
+Moulds = dict[tuple[Any, ...], _Mould]  # by what asked for them
+
+
 class Loader(ConfigLoaderImpl):
     """Hydra's loader, for many configs: what a choice of options comes to is found once.
 
     Values are then put into a copy, by Hydra, so what comes of it is what Hydra's own gives, in a tenth of the time.
-    What is sent to another process starts with nothing found.
+    A launcher's worker, which is sent the loader with every job, keeps what it has found for the next: a further tiny
+    job of two at a time took 0.16 and 0.21 instead of 0.27 and 0.29 s.
     """
+
+    _sent: ClassVar[dict[str, Moulds]] = {}  # what loaders found that were sent here, by their marks
 
     def __init__(self, search: ConfigSearchPath) -> None:
         super().__init__(search)
-        self.composed: dict[tuple[Any, ...], _Mould] = {}
+        self.mark = secrets.token_hex()
+        self.composed: Moulds = {}
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"composed": {}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        if self.mark not in self._sent:
+            self._sent.clear()  # of sweeps before
+        self.composed = self._sent.setdefault(self.mark, {})
 
     def _load_configuration_impl(
         self,

@@ -1,6 +1,7 @@
 """From planned jobs to their folders: composed as Hydra composes, launched as it launches, and no more than is left."""
 
 import json
+import pickle
 from pathlib import Path
 
 import pytest
@@ -104,6 +105,20 @@ def test_a_loader_forgets_what_was_long_ago(monkeypatch):
         for option in ("mlp", "cnn", "linear", "mlp"):
             assert composer.compose([f"model={option}"]).hydra.runtime.choices.model == option
             assert len(composer.loader.composed) <= 2
+
+
+def test_a_workers_loader_has_what_the_one_of_the_job_before_found(loaders):
+    ours, hydras = loaders
+    first, second = (pickle.loads(pickle.dumps(ours)) for _ in range(2))
+    assert not first.composed
+    assert composed(first, ["model=cnn", "seed=2"], RunMode.RUN)[0] == "composed"
+    found = list(second.composed.values())
+    assert len(found) == 1
+    words = ["model=cnn", "seed=3"]
+    assert composed(second, words, RunMode.RUN) == composed(hydras, words, RunMode.RUN)
+    assert list(second.composed.values()) == found
+    of_another_sweep = compose.Loader(create_config_search_path(str(conf_dir())))
+    assert not pickle.loads(pickle.dumps(of_another_sweep)).composed
 
 
 # ---- launching ----
