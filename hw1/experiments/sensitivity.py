@@ -43,7 +43,6 @@ NOISE_START = 5000  # examples that are enough at the start, where the gradient 
 RESAMPLES = 2000
 RESOLVED = 0.5  # share of resamples from which on a pick counts as one
 MOST_SENTENCES = 8
-SYMBOLS = "line: Pareto front; +: utopia; star: pick; ring: one-standard-error pick"
 
 
 @dataclass(frozen=True)
@@ -339,9 +338,10 @@ def _draw_sensitivity(tables: Tables, keys: list[str]) -> "Figure":
         figures.plain_log_axis(axes)
     for axes in grid.flat[[3, 4]]:
         axes.tick_params(axis="y", labelsize=9)
-    _trade_off(grid[1, 1], figures.families(first, others), x, _picks(tables, others))
-    if "best_batch_size" in tables:
-        grid[1, 1].set_xlabel(f"softmax sensitivity (log axis)\n{SYMBOLS}", fontsize=8.5)
+    picks = _picks(tables, others)
+    _trade_off(grid[1, 1], figures.families(first, others), x, picks)
+    if picks is not None:
+        grid[1, 1].set_xlabel(f"softmax sensitivity (log axis)\n{_symbols(picks)}", fontsize=8.5)
     if others:
         figures.legend_below(figure, grid[0, 0])
     n = figures.counted(first, [x, *others], "sensitivity")
@@ -385,6 +385,12 @@ def _picks(tables: Tables, others: list[str]) -> Picks:
     """`best_batch_size` by combination of the other keys, in the order of the families."""
     table = tables.get("best_batch_size")
     return None if table is None else [part for _, part in _combinations(table, others)]
+
+
+def _symbols(picks: list[pd.DataFrame]) -> str:
+    """What the marks of a trade-off mean: a front of one point has no line, and is the utopia point itself."""
+    front = "line: Pareto front; +: utopia; " if any(best["on_front"].sum() > 1 for best in picks) else ""
+    return f"{front}star: pick; ring: one-standard-error pick"
 
 
 def _trade_off(axes: "Axes", families: "list[Family]", x: str, picks: Picks) -> None:
@@ -462,16 +468,17 @@ def _beside(mean: float, interval: Interval) -> Array:
 
 
 def _mark(axes: "Axes", best: pd.DataFrame, colour: str, corner: int | None) -> None:
-    """The front joined, the utopia point, a star on the pick, a ring around the one-standard-error pick.
+    """The front joined and the utopia point, if there are several points on it, and marks on both picks.
 
     Where there is no room for a label at every point, the pick has one, in a corner by the number of its family.
     """
     front = best[best["on_front"]].sort_values("log_sensitivity")
     if front.empty:
         return
-    axes.plot(np.exp(front["log_sensitivity"]), front["validation_error"], color=colour, linewidth=1.2, zorder=4)
-    low = np.exp(front["log_sensitivity"].min()), front["validation_error"].min()
-    axes.plot(*low, "+", color=colour, markersize=10, zorder=4)
+    if len(front) > 1:
+        axes.plot(np.exp(front["log_sensitivity"]), front["validation_error"], color=colour, linewidth=1.2, zorder=4)
+        low = np.exp(front["log_sensitivity"].min()), front["validation_error"].min()
+        axes.plot(*low, "+", color=colour, markersize=10, zorder=4)
     for column, marker, size, face in (("pick", "*", 15, colour), ("one_se_pick", "o", 17, "none")):
         for row in _rows(best[best[column]]):
             place = np.exp(row.log_sensitivity), row.validation_error
@@ -499,11 +506,13 @@ def _draw_controls(tables: Tables, others: list[str]) -> "Figure":
     tables, more = figures.shown(tables, "sensitivity", others)
     first, best = _per_replica(tables), tables["best_batch_size"]
     columns = list(_combinations(first, ["control"]))
+    every: list[pd.DataFrame] = []
     figure, grid = figures.new_figure(3, len(columns), 1.6 + 3.1 * len(columns), 9.2, sharey="row")
     for place, (values, rows) in enumerate(columns):
         top, middle, bottom = grid[:, place]
         chosen = best[best["control"] == values["control"]]
         families, picks = figures.families(rows, others), _picks({"best_batch_size": chosen}, others) or []
+        every += picks
         for axes, metric, column in (
             (top, "softmax_jacobian", "sensitivity"),
             (middle, "test_accuracy", "test_accuracy"),
@@ -530,7 +539,7 @@ def _draw_controls(tables: Tables, others: list[str]) -> "Figure":
         figures.legend_below(figure, grid[0, 0])
     n = figures.counted(first, ["control", "batch_size", *others], "sensitivity")
     bars = "mean and 95 % t-interval over replicas" if n != "n=1" else "one replica, no interval"
-    text = f"{bars}, {n}{more}. Trade-off: {SYMBOLS}"
+    text = f"{bars}, {n}{more}. Trade-off: {_symbols(every)}"
     title = "Does the effect of the batch size survive the controls?"
     figure.suptitle(f"{title}\n" + textwrap.fill(text, 40 * len(columns)), fontsize=11)
     figure.set_label(f"{title}; {text}")
