@@ -35,6 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     torch.utils.deterministic.fill_uninitialized_memory = False  # as in a job
     start, console, done = time.monotonic(), Console(width=None if sys.stdout.isatty() else 150), []
     with usual.elsewhere() as run:
+        run(usual.warm_up, arguments.data_dir)
         setting = rows.Setting(arguments.data_dir, device, run)
         every = [*rows.all_rows(setting), *scaling.all_rows(setting), *commands.all_rows(setting)]
         for row in every:

@@ -20,7 +20,8 @@ BATCHES, REPLICAS, EPOCHS, EXAMPLES, TEST = (16, 64, 256), 3, 4, 50_000, 10_000
 NOISE = EXAMPLES + 5_000  # images for the noise scales at the end and at the start
 MAIN = ("experiment=sensitivity", "batch_size=16,64,256", "-m")
 TINY = ("experiment=tiny", "--config-dir", str(ROOT / "benchmarks" / "conf"), "allow_targets=[benchmarks]")
-JOBS = (1, 30, 300, 1_000)
+JOBS = (1, 30, 1_000)
+ALONE = 300  # jobs one after another, in one process
 
 
 def all_rows(setting: Setting) -> Iterator[Callable[[], Row]]:
@@ -106,39 +107,34 @@ def light_commands(setting: Setting) -> list[Row]:
 
 def _light(label: str, most: float, way: Callable[[], float]) -> Row:
     way()
-    seconds = sorted(way() for _ in range(5))
-    return Row(label, "s", value=seconds[2], most=most, seconds={"ours": seconds})
+    seconds = sorted(way() for _ in range(3))
+    return Row(label, "s", value=seconds[1], most=most, seconds={"ours": seconds})
 
 
 def tiny_jobs(setting: Setting) -> list[Row]:
-    """What a sweep costs beside its jobs, one after another in one process; and how that grows."""
-    found = [_tiny(jobs) for jobs in JOBS]
-    (few, few_own, _), (whole, own, _) = found[1:3]
-    more = JOBS[2] - JOBS[1]
-    row = Row(f"sweep of {JOBS[2]} tiny jobs, beside each", "s", value=(whole - few - own + few_own) / more, most=0.15)
-    row.words = f"a job's own: {(own - few_own) / more:.2f} s; start and end of a sweep: {found[0][0]:.1f} s"
+    """What a sweep costs beside its jobs, one after another in one process; how sweeps grow, as they run by default."""
+    whole, own, _ = _tiny(ALONE, "hydra/launcher=basic")
+    row = Row(f"sweep of {ALONE} tiny jobs, beside each", "s", value=(whole - own) / ALONE, most=0.15)
+    row.words = f"start and end of the sweep shared out; a job's own: {own / ALONE:.2f} s"
     row.seconds = {"ours": [row.value or 0.0]}
+    found = [_tiny(jobs) for jobs in JOBS]
     seconds, memory, labels = [whole for whole, *_ in found], [peak for *_, peak in found], f"1 to {JOBS[-1]:,}"
     time_row = Row(f"time against jobs, {labels}", "exponent", {"ours": seconds}, value=exponent(JOBS, seconds))
     time_row.most, time_row.words = 1.05, f"{', '.join(f'{value:.1f}' for value in seconds)} s"
     space = Row(f"memory against jobs, {labels}", "exponent", {"ours": memory}, value=exponent(JOBS, memory), most=0.1)
-    space.words = f"{', '.join(f'{value / 2**20:.0f}' for value in memory)} MB at most in the process"
+    space.words = f"{', '.join(f'{value / 2**20:.0f}' for value in memory)} MB at most in the largest process"
     return [row, time_row, space]
 
 
-def _tiny(jobs: int) -> tuple[float, float, float]:
-    """Seconds of a sweep, of its jobs by themselves, and the most memory of its process."""
+def _tiny(jobs: int, *words: str) -> tuple[float, float, float]:
+    """Seconds of a sweep, of its jobs by themselves, and the most memory of one of its processes."""
     with TemporaryDirectory() as name:
         folder = Path(name)
         rates = ",".join(f"{0.0001 * (number + 1):.4f}" for number in range(jobs))
-        words = (*TINY, "-m", f"optimizer.lr={rates}", "hydra/launcher=basic", "hydra.sweep.dir=jobs", "device=cpu")
-        code = "import sys; from hw1.cli import main; main(sys.argv[1:]); "
-        code += "open('peak', 'w').write(open('/proc/self/status').read().partition('VmHWM:')[2].split()[0])"
+        line = (*TINY, "-m", f"optimizer.lr={rates}", *words, "hydra.sweep.dir=jobs", "device=cpu")
         start = time.perf_counter()
-        subprocess.run(
-            [sys.executable, "-c", code, *words], cwd=folder, env=environment(),
-            capture_output=True, check=True,
-        )  # fmt: skip
+        command = [sys.executable, "-m", "benchmarks.peak", *line]
+        subprocess.run(command, cwd=folder, env=environment(), capture_output=True, check=True)
         whole = time.perf_counter() - start
         results = [json.loads((folder / "jobs" / str(n) / "result.json").read_text()) for n in range(jobs)]
-        return whole, sum(result["wall_seconds"] for result in results), 1024 * float((folder / "peak").read_text())
+        return whole, sum(result["wall_seconds"] for result in results), float((folder / "peak").read_text())

@@ -23,7 +23,7 @@ from hw1.watcher import Watcher
 from . import limit, usual
 from .timing import Row, in_turn, peak, timed
 
-ROUNDS = 5
+ROUNDS = 3
 BATCHES = (16, 64, 256, 1024)
 TRAIN = {"cnn": (2.5, 3.0, 3.5, 4.5), "mlp": (4.0, 7.0, 10.0, 12.0)}
 SENSITIVITY = {"cnn": 6.0, "mlp": 30.0}
@@ -112,8 +112,8 @@ def training_rows(setting: Setting) -> Iterator[Callable[[], Row]]:
 
 
 def _training(setting: Setting, name: str, batch_size: int, ratio: float) -> Row:
-    examples = {"cnn": 16_384, "mlp": 131_072}[name]  # enough for what comes before the first step not to count
-    steps = max(4, examples // batch_size)
+    examples = {"cnn": 8_192, "mlp": 65_536}[name]  # enough for what comes before the first step not to count
+    steps = min(1_000, examples // batch_size)
     splits, images, make = setting.splits(), setting.images(), network(name)
 
     def plain(workers: int) -> float:
@@ -152,7 +152,7 @@ def function_splits(device: torch.device) -> Splits:
 
 
 def _function_replicas(setting: Setting) -> Row:
-    splits, make, steps = function_splits(setting.device), network("small"), 1_000
+    splits, make, steps = function_splits(setting.device), network("small"), 400
     x, y = splits.inputs("train", slice(None)), splits.targets["train"]
 
     def bare(function: Callable[..., None]) -> float:
@@ -171,7 +171,7 @@ def _function_replicas(setting: Setting) -> Row:
 
 def _eight(setting: Setting, name: str, batch_size: int, ratio: float) -> Row:
     splits = function_splits(setting.device) if name == "small" else setting.splits()
-    make, examples = network(name), {"mlp": 4_096, "cnn": 1_024, "lenet5": 768, "small": 12_800}[name]
+    make, examples = network(name), {"mlp": 4_096, "cnn": 768, "lenet5": 384, "small": 6_400}[name]
     steps = max(2, examples // batch_size)
 
     def alone() -> None:
@@ -182,7 +182,7 @@ def _eight(setting: Setting, name: str, batch_size: int, ratio: float) -> Row:
         f"8 replicas of {name}, batch {batch_size}", "step of all",
         {"ours": lambda: timed(lambda: train(splits, make, batch_size, steps, replicas=8), steps),
          "8 runs": lambda: timed(alone, steps)},
-        {"8 runs": ratio}, ROUNDS - 2,
+        {"8 runs": ratio}, ROUNDS,
     )  # fmt: skip
     task = session.Task(
         make, adam(1e-3), nn.MSELoss(), splits, Plan.of(400, batch_size, None, 1, None, 1), CONSTANT, 0, 0, 8
@@ -265,7 +265,7 @@ def _components(setting: Setting) -> Row:
         sklearn.decomposition.PCA(10).fit_transform(torch.cat(states).numpy())
 
     ways = {"ours": lambda: timed(ours, 1), "scikit-learn": lambda: timed(library, 1)}
-    row = in_turn("PCA of 88 rows of 1,000,000 weights", "analysis", ways, {"scikit-learn": 3.0}, 5)
+    row = in_turn("PCA of 88 rows of 1,000,000 weights", "analysis", ways, {"scikit-learn": 3.0}, ROUNDS)
     row.value, row.most = peak(ours) / peak(library), 0.5
     row.words = f"peak memory {row.value:.2f} of theirs"
     return row
@@ -275,10 +275,3 @@ def all_rows(setting: Setting) -> Iterator[Callable[[], Row]]:
     """All of them."""
     for rows in (training_rows, replica_rows, sensitivity_rows, alpha_rows, component_rows):
         yield from rows(setting)
-
-
-def name_of(row: Callable[[], Row]) -> str:
-    """What a row is about, before it has run."""
-    part = row if isinstance(row, functools.partial) else functools.partial(row)
-    words = [str(value) for value in part.args if isinstance(value, str | int)]
-    return " ".join([part.func.__name__.strip("_"), *words])

@@ -43,11 +43,12 @@ class Row:
 
 
 def in_turn(name: str, unit: str, ways: dict[str, Way], wanted: dict[str, float], rounds: int) -> Row:
-    """Run each way once for nothing, then all of them `rounds` times, in an order that turns."""
+    """Run each way `rounds` times, in an order that turns; before that those of this process once for nothing."""
     row = Row(name, unit, {way: [] for way in ways}, wanted)
-    for way in ways.values():
-        way()
     names = list(ways)
+    for way in names:
+        if "usual" not in way:  # which has a process of its own, warm from the start
+            ways[way]()
     for number in range(rounds):
         for way in names[number % len(names) :] + names[: number % len(names)]:
             row.seconds[way].append(ways[way]())

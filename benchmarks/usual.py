@@ -143,6 +143,16 @@ def interpolate(model: nn.Module, a: State, b: State, alpha: float, data: Images
 # Seconds of one unit, each of a part that is large enough
 
 
+def warm_up(data_dir: Path) -> float:
+    """Of nothing: once all of it has been taken, and pages and libraries are where they are to be."""
+    for name in NETWORKS:
+        for batch_size in (16, 256):
+            step_seconds(data_dir, name, batch_size, 0)
+        sensitivity_seconds(data_dir, name, 2)
+        evaluation_seconds(data_dir, name)
+    return 0.0
+
+
 def step_seconds(data_dir: Path, name: str, batch_size: int, workers: int) -> float:
     """Of a step."""
     steps = max(3, {"cnn": 2_048, "mlp": 4_096}[name] // batch_size)
