@@ -9,7 +9,6 @@ import math
 import os
 import pickle
 import re
-import secrets
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -233,7 +232,7 @@ class Loader(ConfigLoaderImpl):
 
     def __init__(self, search: ConfigSearchPath) -> None:
         super().__init__(search)
-        self.mark = secrets.token_hex()
+        self.mark = os.urandom(16).hex()
         self.composed: Moulds = {}
 
     def __getstate__(self) -> dict[str, Any]:
