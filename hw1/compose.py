@@ -375,7 +375,7 @@ class Composer:
 
     def compose(self, texts: Sequence[str]) -> DictConfig:
         """The config of one job, Hydra's part with it."""
-        return hydra.compose("config", list(texts), return_hydra_config=True)
+        return self.engine.compose_config("config", list(texts), RunMode.RUN)
 
     def show(self, arguments: argparse.Namespace) -> None:
         """Print a config, or how it comes about, from what the check has composed: by `launch` --cfg job takes 1.1
