@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hw1.losses import Loss
-from hw1.models import Dropout, Sine
+from hw1.models import Dropout, MaxPool2x2, Sine
 
 Back = Callable[[Tensor], Tensor | None]  # from the gradient by a layer's outputs to that by its inputs, if wanted
 Layer = Callable[[Tensor, bool], tuple[Tensor, Back]]  # (inputs, whether their gradient is wanted) → (outputs, Back)
@@ -241,6 +241,7 @@ LAYERS: dict[type[nn.Module], Callable[[Any], Layer | None]] = {
     nn.Linear: _dense,
     nn.Conv2d: _convolution,
     nn.MaxPool2d: _max_pool,
+    MaxPool2x2: _max_pool,
     nn.Flatten: lambda part: reshaped(part.forward),
     Dropout: lambda part: dropout(part.p, lambda: part.noise),
 }

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
 from hw1 import models
@@ -117,6 +119,22 @@ def test_pooling_before_a_monotone_activation_is_the_same_function(activation):
     act = models.ACTIVATIONS[activation]()
     hidden = model.hidden(torch.nn.functional.max_pool2d(act(model.conv1(x)), 2).flatten(1))
     torch.testing.assert_close(model(x), model.output(act(hidden)), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@given(sides=st.tuples(st.integers(2, 7), st.integers(2, 7)), channels=st.integers(1, 9), seed=st.integers(0, 99))
+def test_pooling_without_gradients_has_the_bits_of_torchs_own(layout, sides, channels, seed):
+    x = torch.randn(3, channels, *sides, generator=torch.Generator().manual_seed(seed))
+    x[x > 1.5] = math.nan
+    x[x < -1.5] = -math.inf
+    x = x.contiguous(memory_format=layout)
+    with torch.no_grad():
+        fast = models.MaxPool2x2()(x)
+    assert torch.equal(fast.nan_to_num(9.0), nn.functional.max_pool2d(x, 2).nan_to_num(9.0))
+    slow = models.MaxPool2x2()(x.requires_grad_())
+    assert torch.equal(slow.detach().nan_to_num(9.0), fast.nan_to_num(9.0))
+    slow.nan_to_num().sum().backward()
+    assert x.grad is not None
 
 
 def test_channels_double_with_every_block():

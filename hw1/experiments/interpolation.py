@@ -23,6 +23,7 @@ from hw1.measures.barrier import BARRIERS, highest
 from hw1.quantities import quantity
 from hw1.recipe import Recipe
 from hw1.schema import Range
+from hw1.side_by_side import each
 from hw1.statistics import mean_interval, paired_difference
 
 if TYPE_CHECKING:
@@ -105,12 +106,13 @@ class Interpolation(Experiment):
         """Tables `interpolation`, `endpoint`, `distance`, `alignment`, `layer`, `history` and `summary`."""
         rows: dict[str, list[Row]] = {name: [] for name in ("interpolation", "endpoint", "distance", "alignment")}
         rows |= {"layer": []} if self.layers else {}
-        replicas = range(runs["A"].recipe.replicas)
-        for replica in replicas:
-            for init in INITS:
-                for name, found in self._of_pair(runs["A"], runs[f"B {init}"], replica):
-                    rows[name].append({"replica": replica, "init": init} | found)
-        tables = {name: pd.DataFrame(found, columns=self._columns(name, runs["A"])) for name, found in rows.items()}
+        a = runs["A"]
+        pairs = list(itertools.product(range(a.recipe.replicas), INITS))
+        of_pairs = each(lambda pair: list(self._of_pair(a, runs[f"B {pair[1]}"], pair[0])), pairs, a.machine)
+        for (replica, init), of_pair in zip(pairs, of_pairs, strict=True):
+            for name, found in of_pair:
+                rows[name].append({"replica": replica, "init": init} | found)
+        tables = {name: pd.DataFrame(found, columns=self._columns(name, a)) for name, found in rows.items()}
         for name in {"interpolation", "layer"} & set(tables):  # α first: so are the jobs of an α sweep put together
             place = {alpha: number for number, alpha in enumerate(self.alphas)}
             tables[name] = tables[name].sort_values("alpha", key=lambda column: column.map(place), kind="stable")

@@ -26,6 +26,7 @@ from hw1.measures import trade_off
 from hw1.quantities import quantity
 from hw1.recipe import Recipe
 from hw1.schema import Range
+from hw1.side_by_side import each
 from hw1.statistics import Array, Interval, holm, mean_interval, paired_p_value
 
 if TYPE_CHECKING:
@@ -66,9 +67,10 @@ class Sensitivity(Experiment):
         """Tables `sensitivity` (a row per replica and measure), `history` and `summary`."""
         run = runs["trained"]
         per_replica = summary(run)
-        found = [self._of_replica(run, replica) for replica in per_replica["replica"]]
-        for name in (*MEASURES, *NOISE):
-            per_replica[name] = [values[name] for values in found]
+        parts = [(part, replica) for replica in per_replica["replica"] for part in (self._sensitivities, self._noise)]
+        found = each(lambda part: part[0](run, part[1]), parts, run.machine)
+        for names, values in ((MEASURES, found[0::2]), (NOISE, found[1::2])):
+            per_replica[list(names)] = values
         long = per_replica.melt(
             id_vars=["replica", *BESIDE, "steps", *NOISE],
             value_vars=list(MEASURES),
@@ -80,20 +82,24 @@ class Sensitivity(Experiment):
         table = long.sort_values(["replica", "measure"], key=_order)[columns]
         return {"sensitivity": table, "history": run.history, "summary": per_replica}
 
-    def _of_replica(self, run: "Run", replica: int) -> dict[str, float]:
+    def _sensitivities(self, run: "Run", replica: int) -> list[float]:
         # Here, so that drawing needs no torch.
         from torch import nn
 
         from hw1.measures.sensitivity import SLICE, input_sensitivity
 
         if run.status[replica] != "ok":
-            return dict.fromkeys((*MEASURES, *NOISE), np.nan)
-        network, loss = run.network(replica), nn.CrossEntropyLoss(reduction="none")
-        found = input_sensitivity(network, run.splits.slices("test", SLICE, self.examples), loss)
-        values = {name: getattr(found, name).mean().item() for name in MEASURES}
-        end = _noise_scale(run, network, self.noise_examples)
-        start = _noise_scale(run, run.initial(replica), min(NOISE_START, self.noise_examples or NOISE_START))
-        return values | dict(zip(NOISE, (end, start), strict=True))
+            return [np.nan] * len(MEASURES)
+        loss = nn.CrossEntropyLoss(reduction="none")
+        found = input_sensitivity(run.network(replica), run.splits.slices("test", SLICE, self.examples), loss)
+        return [getattr(found, name).mean().item() for name in MEASURES]
+
+    def _noise(self, run: "Run", replica: int) -> list[float]:
+        if run.status[replica] != "ok":
+            return [np.nan] * len(NOISE)
+        few = min(NOISE_START, self.noise_examples or NOISE_START)
+        networks = (run.network(replica), self.noise_examples), (run.initial(replica), few)
+        return [_noise_scale(run, network, examples) for network, examples in networks]
 
     def conclude(self, tables: Tables, swept: list[str]) -> Conclusion:
         """Table `best_batch_size` (a row per batch size at each combination of the other swept keys), and what it says.

@@ -11,7 +11,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
-from hw1.models import Dropout, Sine
+from hw1.models import Dropout, MaxPool2x2, Sine
 
 State = dict[str, Tensor]
 Permutations = dict[str, Tensor]  # name of a layer → (units,): new unit i is the old unit at place i
@@ -20,7 +20,7 @@ WEIGHTED = (nn.Linear, nn.Conv2d)
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 BY_UNIT = (  # they treat every unit alike and on its own
     nn.Identity, nn.ReLU, nn.LeakyReLU, nn.Tanh, nn.GELU, nn.Sigmoid, nn.SiLU, nn.ELU, nn.Softplus, Sine,
-    Dropout, nn.Dropout, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d,
+    Dropout, nn.Dropout, nn.MaxPool2d, MaxPool2x2, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d,
 )  # fmt: skip
 
 
