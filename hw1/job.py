@@ -17,7 +17,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from hw1 import launchers, parts, signals
+from hw1 import collect_rarely, launchers, parts, signals
 from hw1.errors import UserError, one_line, shortened, system_words
 from hw1.experiments import Experiment, Tables, flattened
 from hw1.files import clear_scratch, write_json, write_table
@@ -39,6 +39,7 @@ def execute(config: DictConfig) -> None:
 
     Nothing that goes wrong in a job is raised: under some launchers that would end the others. Ctrl-C is.
     """
+    collect_rarely()
     logging.raiseExceptions = False  # a log that cannot be written is no reason for a traceback
     with signals.at_work():
         try:

@@ -10,11 +10,14 @@ from conftest import Outcome, run_program
 from hydra import version
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.utils import create_config_search_path
+from hydra.core.plugins import Plugins
+from hydra.core.singleton import Singleton
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.basecontainer import BaseContainer
 
 from hw1 import compose, sweep
 from hw1.paths import conf_dir
@@ -119,6 +122,18 @@ def test_a_workers_loader_has_what_the_one_of_the_job_before_found(loaders):
     assert list(second.composed.values()) == found
     of_another_sweep = compose.Loader(create_config_search_path(str(conf_dir())))
     assert not pickle.loads(pickle.dumps(of_another_sweep)).composed
+
+
+def test_a_worker_looks_for_plugins_once(monkeypatch):
+    known = Plugins.instance()
+    state = Singleton.get_state()
+    assert Plugins not in state["instances"]
+    monkeypatch.setattr(Singleton, "_instances", Singleton._instances)  # as they were, after the test
+    monkeypatch.setattr(BaseContainer, "_resolvers", BaseContainer._resolvers)
+    monkeypatch.setattr(Plugins, "_scan_all_plugins", lambda modules: pytest.fail("again"))
+    Singleton.set_state(state)
+    assert Plugins.instance() is known
+    assert Singleton._instances is state["instances"]
 
 
 # ---- launching ----
