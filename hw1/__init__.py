@@ -4,7 +4,6 @@ From Python: `hw1.run(["experiment=function", "depth=1,4", "-m"])`, `hw1.load(fo
 docs/python.md.
 """
 
-import gc
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -30,12 +29,3 @@ if not TYPE_CHECKING:  # to a type checker any name would be one
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
-
-
-def collect_rarely() -> None:
-    """For processes of hw1's own: Python looks for garbage in cycles after 100,000 new objects instead of 700.
-
-    Libraries are many objects that stay, and a config makes many more: a further tiny job of a sweep, two at a time,
-    took 0.25 instead of 0.285 s of processors' time, a comparison of 20 jobs 1.7 instead of 1.9 s.
-    """
-    gc.set_threshold(100_000)

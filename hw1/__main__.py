@@ -2,9 +2,7 @@
 
 import sys
 
-from hw1 import collect_rarely
 from hw1.cli import main
 
 if __name__ == "__main__":
-    collect_rarely()
     sys.exit(main())

@@ -65,8 +65,9 @@ def complain(error: Exception) -> int:
 
 
 def _run(words: list[str]) -> int:
-    from hw1 import compose, sweep
+    from hw1 import compose, machine, sweep
 
+    machine.collect_rarely()
     taken_up = sweep.taken_up(words)
     if taken_up:
         words = taken_up

@@ -19,8 +19,8 @@ class _Compare(ModuleType):
 
 
 if __name__ == "__main__":
-    from hw1 import collect_rarely
     from hw1.comparing import main
+    from hw1.machine import collect_rarely
 
     collect_rarely()
     sys.exit(main())

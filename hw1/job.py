@@ -17,10 +17,11 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from hw1 import collect_rarely, launchers, parts, signals
+from hw1 import launchers, parts, signals
 from hw1.errors import UserError, one_line, shortened, system_words
 from hw1.experiments import Experiment, Tables, flattened
 from hw1.files import clear_scratch, write_json, write_table
+from hw1.machine import collect_rarely
 from hw1.measured import Known, Measured, Measurement, stored_runs
 from hw1.progress import PLAN, PROGRESS, RESULT, Reporter, read_json, shown
 from hw1.recipe import Recipe, load_dataset

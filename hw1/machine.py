@@ -1,6 +1,7 @@
 """The machine that a job computes on: its device and threads, how the process is set up, and what is recorded of it."""
 
 import ctypes
+import gc
 import importlib.metadata
 import inspect
 import os
@@ -54,6 +55,15 @@ def _may_have_gpu() -> bool:
         return True
     drivers = ("nvidia*", "nvhost*", "nvmap", "dxg", "kfd")
     return any(True for pattern in drivers for _ in Path("/dev").glob(pattern))
+
+
+def collect_rarely() -> None:
+    """For a process of hw1's own: have Python look for garbage in cycles after 100,000 new objects instead of 700.
+
+    Libraries are many objects that stay, and a config makes many more: a further tiny job of a sweep, two at a time,
+    took 0.25 instead of 0.285 s of processors' time, a comparison of 20 jobs 1.7 instead of 1.9 s.
+    """
+    gc.set_threshold(100_000)
 
 
 def set_up_process(threads: int) -> None:

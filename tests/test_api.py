@@ -280,11 +280,14 @@ def test_a_job_of_which_the_tables_are_gone(ran, tmp_path):
 
 def test_loading_and_showing_need_no_torch(ran):
     code = f"""
-import sys, hw1
+import gc, sys
+before = gc.get_threshold()
+import hw1
 assert not {{"torch", "pandas", "numpy", "matplotlib", "rich", "hydra"}} & set(sys.modules)
 result = hw1.load({str(ran["sweep"].folder)!r})
 result.comparison, result.tables["history"], result._repr_html_(), result.failures
 assert not {{"torch", "matplotlib", "hydra"}} & set(sys.modules)
+assert gc.get_threshold() == before  # the caller's process is not ours
 assert set(hw1.__all__) <= set(dir(hw1)) and all(getattr(hw1, name) for name in hw1.__all__)
 try:
     hw1.nothing
