@@ -1,12 +1,15 @@
 """Several things at a time: the results of one after another, and no core idle that may be used."""
 
 import json
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
+from conftest import environment
 
 from hw1 import compose, job, parts, side_by_side
 from hw1.laboratory import Laboratory
@@ -67,6 +70,32 @@ def test_the_first_failure_is_raised_and_nothing_more_begun(before, threads):
     with pytest.raises(IndexError, match=r"item [01]"):
         each(fail, range(100), machine(threads))
     assert len(begun) <= threads
+
+
+INTERRUPTED = """
+import os, signal, threading
+from pathlib import Path
+from hw1.machine import Machine
+from hw1.side_by_side import each
+
+def endless(item):
+    if item == 0:
+        os.kill(os.getpid(), signal.SIGINT)
+    threading.Event().wait()
+
+try:
+    each(endless, range(4), Machine("cpu", 2, Path("data")))
+except KeyboardInterrupt:
+    print("heard", flush=True)
+    os._exit(0)  # as the command ends
+"""
+
+
+def test_ctrl_c_is_heard_while_networks_are_measured():
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED], env=environment(), capture_output=True, text=True, timeout=WAIT
+    )
+    assert done.stdout == "heard\n", done.stderr
 
 
 def job_in(sweep: Path, number: int, status: str) -> Path:
