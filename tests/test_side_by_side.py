@@ -139,7 +139,7 @@ def test_cores_that_others_need_are_left_alone(tmp_path, monkeypatch, before):
     assert not (tmp_path / SHARES).exists()
 
 
-@pytest.mark.parametrize("name", ["sensitivity", "interpolation"])
+@pytest.mark.parametrize("name", ["sensitivity", "interpolation", "weight_pca"])
 def test_networks_measured_side_by_side_give_the_bits_of_one_after_another(tmp_path, before, name):
     words = [f"experiment={name}", "model=mlp", "dataset=digits", "epochs=1", "replicas=3"]
     with compose.open_composer(None) as composer:

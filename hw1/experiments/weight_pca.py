@@ -22,6 +22,7 @@ from hw1.experiments import Conclusion, Experiment, Tables, summary
 from hw1.quantities import quantity
 from hw1.recipe import Recipe
 from hw1.schema import Range
+from hw1.side_by_side import each
 from hw1.statistics import Interval, mean_interval, paired_difference
 
 if TYPE_CHECKING:
@@ -95,15 +96,21 @@ class WeightPca(Experiment):
 
     def _importance(self, paths: "_Paths") -> Tables:
         """Tables `importance`, `ablation` and `pixel`, of the networks at their end."""
-        found: dict[str, list[pd.DataFrame]] = {"importance": [], "ablation": [], "pixel": []}
         loading = paths.loading()
-        for replica in paths.alive:
+
+        def of_replica(replica: int) -> Tables:
             network, scores = paths.scores(replica, loading)
-            found["importance"].append(paths.largest(network, scores, self.listed).assign(replica=replica))
-            found["ablation"].append(paths.ablation(network, scores, self.fractions, replica))
-            found["pixel"].append(paths.pixels(network, scores).assign(replica=replica))
+            return {
+                "importance": paths.largest(network, scores, self.listed).assign(replica=replica),
+                "ablation": paths.ablation(network, scores, self.fractions, replica),
+                "pixel": paths.pixels(network, scores).assign(replica=replica),
+            }
+
+        found = each(of_replica, paths.alive, paths.run.machine)
         columns = COLUMNS | {"ablation": ["score", "order", "fraction", "replica", paths.metric]}
-        return {name: _table(parts, columns[name]) for name, parts in found.items()}
+        return {
+            name: _table([part[name] for part in found], columns[name]) for name in ("importance", "ablation", "pixel")
+        }
 
     # Concluding
 
