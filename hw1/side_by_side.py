@@ -24,7 +24,7 @@ def each(function: Callable[[Item], Result], items: Sequence[Item], machine: "Ma
     Args: function: draws nothing from global generators, and changes nothing that another item needs.
     Raises: what `function` raises, of the item that did first; items that nobody has begun are left.
     """
-    workers = max(1, min(machine.threads, len(items))) if machine.device == "cpu" else 1
+    workers = max(1, min(machine.threads, len(items)))
     if machine.device != "cpu" or (workers == 1 and machine.shares is None):
         return [function(item) for item in items]
     return _Hands(function, items, machine, workers).run()
@@ -75,7 +75,7 @@ class _Hands:
 
 
 def _together(tasks: Sequence[Callable[[], None]]) -> None:
-    """Do them in threads, which do not outlive the process, to the last."""
+    """Do them all, each in a thread that does not keep the process from ending."""
     hands = [threading.Thread(target=task, daemon=True) for task in tasks]
     for hand in hands:
         hand.start()
