@@ -2,7 +2,6 @@
 
 import ctypes
 import gc
-import importlib.metadata
 import inspect
 import os
 import platform
@@ -109,6 +108,8 @@ def give_back_memory() -> None:
 @cache
 def version_of(package: str) -> str:
     """The version of an installed package; to read it takes 2 ms, and jobs ask for ten."""
+    import importlib.metadata  # with email: a fortieth of what the light commands take
+
     return importlib.metadata.version(package)
 
 

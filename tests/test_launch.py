@@ -1,5 +1,6 @@
 """From planned jobs to their folders: composed as Hydra composes, launched as it launches, and no more than is left."""
 
+import copy
 import json
 import pickle
 from pathlib import Path
@@ -16,8 +17,9 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import Container, DictConfig, OmegaConf
 from omegaconf.basecontainer import BaseContainer
+from omegaconf.errors import ReadonlyConfigError
 
 from hw1 import compose, sweep
 from hw1.paths import conf_dir
@@ -134,6 +136,36 @@ def test_a_worker_looks_for_plugins_once(monkeypatch):
     Singleton.set_state(state)
     assert Plugins.instance() is known
     assert Singleton._instances is state["instances"]
+
+
+@pytest.mark.parametrize("words", [[], ["experiment=sensitivity"], ["experiment=interpolation", "alpha=0.5"]])
+def test_copies_of_configs_are_equal_and_apart(words):
+    """`compose` has a way of its own to copy what OmegaConf's nodes hold."""
+    with compose.open_composer(None) as composer:
+        config = composer.compose(words)
+    config.hydra.job._set_flag("readonly", True)
+    nodes = [(config, copy.deepcopy(config))]
+    for one, other in nodes:  # grows as it goes
+        assert type(one) is type(other)
+        assert one is not other
+        assert one._metadata == other._metadata
+        assert one._metadata is not other._metadata
+        assert one._metadata.flags is not other._metadata.flags
+        assert one._metadata.resolver_cache is not other._metadata.resolver_cache
+        assert set(vars(one)) == set(vars(other))
+        content = vars(one).get("_content")
+        if isinstance(one, Container) and isinstance(content, dict | list):
+            theirs = vars(other)["_content"]
+            for key in content if isinstance(content, dict) else range(len(content)):
+                assert theirs[key]._get_parent() is other
+                nodes.append((content[key], theirs[key]))
+        elif not isinstance(one, Container):
+            assert one._value() == other._value()
+    assert len(nodes) > 100
+    nodes[0][1].seed = 99
+    assert config.seed != 99
+    with pytest.raises(ReadonlyConfigError):
+        nodes[0][1].hydra.job.name = "x"
 
 
 # ---- launching ----
