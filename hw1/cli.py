@@ -106,25 +106,16 @@ def _launch(planned: "Planned") -> int:
     names = [job.name(planned.keys) or planned.experiment for job in planned.jobs]
     supervisor = supervise.Supervisor(planned, lambda: _leave(_settle(planned, console)))
     try:
-        labels = dict(zip(planned.folders, names, strict=True))
-        with Display(labels, console, planned.side_by_side, _prepare):
+        with Display(dict(zip(planned.folders, names, strict=True)), console):
             supervisor.run()
     except KeyboardInterrupt:
         pass
     return _settle(planned, console)
 
 
-def _prepare() -> None:
-    """Import what comparing takes, while the last jobs are at work: not before, as they may need the memory.
-
-    The main job's command came again in XXX.
-    """
-    from hw1 import figures, outcome  # noqa: F401
-
-
 def _settle(planned: "Planned", console: "Console") -> int:
     """Say what came of the jobs; the exit code."""
-    from hw1 import outcome, signals
+    from hw1 import outcome, signals  # with scipy: memory that the jobs may need before
 
     outcome.settle(planned, "interrupted" if signals.ending() else "failed")
     finished = outcome.report(planned, console, briefly=signals.ending())
