@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     start, console, done = time.monotonic(), Console(width=None if sys.stdout.isatty() else 150), []
     with usual.elsewhere() as run:
         run(usual.warm_up, arguments.data_dir)
-        setting = rows.Setting(arguments.data_dir, device, run)
+        setting = rows.Setting(arguments.data_dir, device, run, arguments.whole)
         every = [*rows.all_rows(setting), *scaling.all_rows(setting), *commands.all_rows(setting)]
         for row in every:
             if all(word in _name(row) for word in arguments.words):
@@ -59,6 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("python -m benchmarks", description="Speed as ratios, measured in turn.")
     parser.add_argument("words", nargs="*", help="run the rows with all of these words in their names")
+    parser.add_argument("--whole", action="store_true", help="the main job with all of its images, not a quarter")
     parser.add_argument("--save", type=Path, metavar="FILE", help="write a CSV")
     parser.add_argument("--device", default="auto", help="where ours runs: auto, cpu, cuda")
     parser.add_argument("--data-dir", type=Path, default=Path("data"), help="folder of data sets")

@@ -34,11 +34,13 @@ LAYERS = {"activation": "relu", "dropout": 0.0, "batch_norm": False}
 
 @dataclass(frozen=True)
 class Setting:
-    """Where the data are, on what device ours runs, and what runs a function of `usual` in its own process."""
+    """Where the data are, on what device ours runs, what runs a function of `usual` in its own process, and whether the
+    main job is run with all of its images."""
 
     data_dir: Path
     device: torch.device
     usual: Callable[..., float]
+    whole: bool = False
 
     def dataset(self) -> data.Dataset:
         """MNIST as the experiments have it."""
