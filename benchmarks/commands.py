@@ -57,8 +57,8 @@ def main_job(setting: Setting) -> list[Row]:
     10,000 test images, an example at a time. Ours has intervals, figures and a report besides. What the usual way takes
     for trainings, Jacobians, and validation and test images after each epoch alone stands beside it.
 
-    Both have a quarter of the images to train on and of those with Jacobians, unless it is asked for whole: what does not
-    grow with them, libraries, figures and page, then weighs four times as much in ours.
+    Both have a quarter of the images to train on and of those with Jacobians, unless it is asked for whole: what does
+    not grow with them, libraries, figures and page, then weighs up to four times as much in ours.
     """
     examples, probed = (EXAMPLES, TEST) if setting.whole else (EXAMPLES // PART, TEST // PART)
     size = () if setting.whole else (f"dataset.subset={examples}", f"experiment.examples={probed}")
