@@ -114,7 +114,7 @@ def training_rows(setting: Setting) -> Iterator[Callable[[], Row]]:
 
 
 def _training(setting: Setting, name: str, batch_size: int, ratio: float) -> Row:
-    examples = {"cnn": 6_144, "mlp": 49_152}[name]  # enough for what comes before the first step not to count
+    examples = {"cnn": 3_072, "mlp": 49_152}[name]  # enough for what comes before the first step not to count
     steps = min(1_000, examples // batch_size)
     splits, images, make = setting.splits(), setting.images(), network(name)
 
@@ -225,16 +225,17 @@ def alpha_rows(setting: Setting) -> Iterator[Callable[[], Row]]:
 
 
 def _alpha(setting: Setting, name: str) -> Row:
-    splits, images = setting.splits(), setting.images()
+    splits = setting.splits()
     model, other = (place(network(name)(), setting.device, torch.float32) for _ in range(2))
     a, b = ({key: value.clone() for key, value in net.state_dict().items()} for net in (model, other))
     probe = Probe(model, nn.CrossEntropyLoss(), splits)
-    count = len(splits.targets["train"])
-    alphas = {"cnn": (0.5,), "mlp": (0.2, 0.4, 0.6, 0.8)}[name]
+    split, alphas = {"cnn": ("test", (0.4, 0.6)), "mlp": ("train", (0.2, 0.4, 0.6, 0.8))}[name]
+    count = len(splits.targets[split])
+    images = limit.Images(splits.inputs(split, slice(None)), splits.targets[split])
 
     def ours() -> None:
         for alpha in alphas:
-            probe(interpolated(a, b, alpha), ("train",))
+            probe(interpolated(a, b, alpha), (split,))
 
     def by_hand() -> None:
         for alpha in alphas:

@@ -46,16 +46,17 @@ def in_turn(name: str, unit: str, ways: dict[str, Way], wanted: dict[str, float]
     """Run each way `rounds` times, in an order that turns; before that those of this process once for nothing.
 
     The usual way has a process of its own, warm from the start, takes long, and is not near its bound: it has every
-    other round (NaN in the others).
+    other round, with workers every fourth (NaN in the others).
     """
     row = Row(name, unit, {way: [] for way in ways}, wanted)
-    names, spared = list(ways), [way for way in ways if way.startswith("usual")]
+    names = list(ways)
+    every = {way: 4 if "workers" in way else 2 if way.startswith("usual") else 1 for way in names}
     for way in names:
-        if way not in spared:
+        if every[way] == 1:
             ways[way]()
     for number in range(rounds):
         for way in names[number % len(names) :] + names[: number % len(names)]:
-            row.seconds[way].append(math.nan if way in spared and number % 2 else ways[way]())
+            row.seconds[way].append(math.nan if number % every[way] else ways[way]())
     return row
 
 
