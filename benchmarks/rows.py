@@ -234,8 +234,7 @@ def _alpha(setting: Setting, name: str) -> Row:
     images = limit.Images(splits.inputs(split, slice(None)), splits.targets[split])
 
     def ours() -> None:
-        for alpha in alphas:
-            probe(interpolated(a, b, alpha), (split,))
+        list(probe.along((interpolated(a, b, alpha) for alpha in alphas), (split,)))
 
     def by_hand() -> None:
         for alpha in alphas:

@@ -81,8 +81,8 @@ def _alphas(setting: Setting, count: int) -> Callable[[], object]:
     probe = Probe(model, nn.CrossEntropyLoss(), replace(splits, raw=raw, targets=targets))
 
     def work() -> None:
-        for number in range(count):
-            probe(interpolated(a, b, (number + 1) / (count + 1)), ("test",))
+        for _ in probe.along((interpolated(a, b, (number + 1) / (count + 1)) for number in range(count)), ("test",)):
+            pass
 
     return work
 

@@ -235,6 +235,11 @@ def is_plain(model: nn.Module) -> bool:
     return known and not any(isinstance(part, RANDOM) for part in parts)
 
 
+def leaves_inputs(model: nn.Module) -> bool:
+    """Whether it is known that a network changes nothing in what it is given."""
+    return is_plain(model) and not any(getattr(part, "inplace", False) for part in model.modules())
+
+
 def outputs_of(model: nn.Module, input_shape: tuple[int, ...]) -> int:
     """How many numbers all layers together give for one example."""
     leaves = tuple({type(module) for module in model.modules() if not list(module.children())})

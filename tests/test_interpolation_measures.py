@@ -136,6 +136,37 @@ def test_a_probe_gives_what_evaluation_gives():
     assert probe(state_of(model)) == {"train": expected, "test": expected}
 
 
+@pytest.mark.parametrize("keys", [{}, {"batch_norm": True, "dropout": 0.5}])
+@pytest.mark.parametrize("count", [0, 1, interpolation.TOGETHER, 2 * interpolation.TOGETHER + 1])
+def test_states_judged_together_have_the_bits_of_each_alone(keys, count):
+    splits, (a, b) = labelled(), (state_of(mlp(seed, **keys)) for seed in (0, 1))
+    states = [interpolation.interpolated(a, b, number / 7) for number in range(count)]
+    model = mlp(2, **keys).train()
+    probe = interpolation.Probe(model, nn.CrossEntropyLoss(), splits, recalibrated=True)
+    alone = [interpolation.Probe(mlp(3, **keys), probe.loss, splits, recalibrated=True)(state) for state in states]
+    assert list(probe.along(iter(states))) == alone
+    assert [judged["test"] for judged in probe.along(states, ["test"])] == [judged["test"] for judged in alone]
+    assert model.training
+
+
+class Doubling(nn.Module):
+    """Changes what it is given."""
+
+    def forward(self, x):
+        return x.mul_(2)
+
+
+@pytest.mark.parametrize("first", [nn.ReLU(inplace=True), nn.LeakyReLU(2.0, inplace=True), Doubling()])
+def test_networks_that_change_their_inputs_do_not_see_those_of_others(first):
+    def network(seed):
+        return nn.Sequential(first, mlp(seed))
+
+    states, splits = [state_of(network(seed)) for seed in range(5)], labelled()
+    probe = interpolation.Probe(network(9), nn.CrossEntropyLoss(), splits)
+    expected = [evaluate(network(seed), probe.loss, splits.slices("test", 100)) for seed in range(5)]
+    assert [judged["test"] for judged in probe.along(states)] == expected
+
+
 def test_recalibrated_statistics_are_those_of_the_whole_split():
     model = mlp(0, batch_norm=True, dropout=0.5)
     model.norm1.running_mean.fill_(7)

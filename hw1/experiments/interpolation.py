@@ -155,17 +155,13 @@ class Interpolation(Experiment):
             except matching.NotAChainError as error:
                 note = str(error)
         yield "alignment", {"note": note or "available", "units": moved[1], "moved": moved[0]}
-        shared: dict[float, Any] = {}  # at 0 and 1 a renamed network is the network
+        line: dict[float, Any] = {}  # at 0 and 1 a renamed network is the network
         for method, end in seconds.items():
-            for alpha in self.alphas:
-                if not fine:
-                    found = _unknown(a)
-                elif alpha in (0, 1) and alpha in shared:
-                    found = shared[alpha]
-                else:
-                    found = shared[alpha] = probe(interpolation.interpolated(first, end, alpha))
-                for split in SPLITS:
-                    yield "interpolation", {"alpha": alpha, "method": method, "split": split} | found[split]
+            wanted = [alpha for alpha in self.alphas if alpha not in (0, 1) or alpha not in line]
+            states = (interpolation.interpolated(first, end, alpha) for alpha in wanted)
+            line.update(zip(wanted, probe.along(states) if fine else itertools.repeat(_unknown(a)), strict=False))
+            for alpha, split in itertools.product(self.alphas, SPLITS):
+                yield "interpolation", {"alpha": alpha, "method": method, "split": split} | line[alpha][split]
         parameters = {name for name, _ in model.named_parameters()}
         parts = {
             layer: [n for n in names if n in parameters] for layer, names in interpolation.layers_of(model).items()
@@ -185,12 +181,15 @@ class Interpolation(Experiment):
                 },
             )
         inside = [alpha for alpha in self.alphas if 0 <= alpha <= 1] if self.layers else []
-        for alpha, (method, end) in itertools.product(inside, seconds.items()):
-            moved_along = interpolation.interpolated(first, end, alpha)
-            for layer, names in interpolation.layers_of(model).items():
-                state = interpolation.with_layer(first, moved_along, names)
-                found = probe(state, ["test"]) if fine else _unknown(a)
-                yield "layer", {"alpha": alpha, "method": method, "layer": layer} | found["test"]
+        tensors = interpolation.layers_of(model)
+        places = [*itertools.product(inside, seconds, tensors)]
+        states = (
+            interpolation.with_layer(first, interpolation.interpolated(first, seconds[method], alpha), tensors[layer])
+            for alpha, method, layer in places
+        )
+        found = probe.along(states, ["test"]) if fine else itertools.repeat(_unknown(a))
+        for (alpha, method, layer), of_place in zip(places, found, strict=False):
+            yield "layer", {"alpha": alpha, "method": method, "layer": layer} | of_place["test"]
 
     def _summary(self, tables: Tables, runs: "dict[str, Run]") -> pd.DataFrame:
         """Per replica: barriers, or with a single α the losses there; distances."""

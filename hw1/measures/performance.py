@@ -1,5 +1,6 @@
 """How well a network does on a split: loss, accuracy, MAE, R²."""
 
+import contextlib
 import math
 from collections.abc import Iterable, Sequence
 
@@ -31,24 +32,40 @@ def evaluate(model: nn.Module, loss: nn.Module, slices: Iterable[tuple[Tensor, T
     Returns: `loss`; `accuracy` in [0, 1]; `mae` in the target's unit; `r2` = 1 − SS_res/SS_tot ≤ 1, NaN where the
         targets do not vary.
     """
-    sums: Tensor | int = 0
+    return evaluate_each([model], loss, slices)[0]
+
+
+def evaluate_each(
+    models: Sequence[nn.Module], loss: nn.Module, slices: Iterable[tuple[Tensor, Tensor]]
+) -> list[dict[str, float]]:
+    """The same of several networks, none of which changes its inputs, in one pass over the slices; the same bits."""
+    sums: list[Tensor | int] = [0] * len(models)
     values, count = [], 0
-    with evaluating(model), torch.inference_mode():
+    with contextlib.ExitStack() as stack, torch.inference_mode():
+        for model in models:
+            stack.enter_context(evaluating(model))
         for x, y in slices:
-            output = model(x)
-            total = loss(output, y).double() * len(x)
             count += len(x)
-            if not y.is_floating_point():
-                sums = sums + torch.stack([total, (output.argmax(1) == y).sum().double()])
-            else:
-                error = (output - y).double()
-                sums = sums + torch.stack([total, error.abs().mean(1).sum(), error.square().sum()])
+            for number, model in enumerate(models):
+                sums[number] = sums[number] + _sums(model(x), y, loss)
+            if y.is_floating_point():
                 values.append(y.double())
-    if not isinstance(sums, Tensor):
+    if not count:
         raise ValueError("need at least one example")
-    means = (sums / count).tolist()
+    means = [(torch.as_tensor(each) / count).tolist() for each in sums]
     if not values:
-        return dict(zip(("loss", "accuracy"), means, strict=True))
+        return [dict(zip(("loss", "accuracy"), each, strict=True)) for each in means]
     target = torch.cat(values)
     spread = (target - target.mean(0)).square().sum().item() / count
-    return {"loss": means[0], "mae": means[1], "r2": 1 - means[2] / spread if spread else math.nan}
+    return [
+        {"loss": value, "mae": mae, "r2": 1 - square / spread if spread else math.nan} for value, mae, square in means
+    ]
+
+
+def _sums(output: Tensor, y: Tensor, loss: nn.Module) -> Tensor:
+    """Over a slice: the loss and the right answers, or the loss, absolute and squared errors; float64."""
+    total = loss(output, y).double() * len(y)
+    if not y.is_floating_point():
+        return torch.stack([total, (output.argmax(1) == y).sum().double()])
+    error = (output - y).double()
+    return torch.stack([total, error.abs().mean(1).sum(), error.square().sum()])
