@@ -182,14 +182,15 @@ class Interpolation(Experiment):
             )
         inside = [alpha for alpha in self.alphas if 0 <= alpha <= 1] if self.layers else []
         tensors = interpolation.layers_of(model)
-        places = [*itertools.product(inside, seconds, tensors)]
         states = (
-            interpolation.with_layer(first, interpolation.interpolated(first, seconds[method], alpha), tensors[layer])
-            for alpha, method, layer in places
+            interpolation.with_layer(first, moved_along, names)
+            for alpha, end in itertools.product(inside, seconds.values())
+            for moved_along in [interpolation.interpolated(first, end, alpha)]
+            for names in tensors.values()
         )
         found = probe.along(states, ["test"]) if fine else itertools.repeat(_unknown(a))
-        for (alpha, method, layer), of_place in zip(places, found, strict=False):
-            yield "layer", {"alpha": alpha, "method": method, "layer": layer} | of_place["test"]
+        for (alpha, method, layer), judged in zip(itertools.product(inside, seconds, tensors), found, strict=False):
+            yield "layer", {"alpha": alpha, "method": method, "layer": layer} | judged["test"]
 
     def _summary(self, tables: Tables, runs: "dict[str, Run]") -> pd.DataFrame:
         """Per replica: barriers, or with a single α the losses there; distances."""
