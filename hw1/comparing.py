@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields, is_dataclass, replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 import yaml
@@ -26,6 +26,7 @@ from hw1 import aligned, differences, findings, latex, outcome, parts, results, 
 from hw1.aligned import Member, Section
 from hw1.cli import complain, tell_caller
 from hw1.differences import Difference
+from hw1.drawn import Drawing
 from hw1.errors import UserError, one_line, shortened, system_words, written
 from hw1.experiments import SEEDS, Experiment, Tables
 from hw1.files import write_table
@@ -79,6 +80,9 @@ def _parser() -> argparse.ArgumentParser:
         "--baseline", action="append", default=[], metavar="KEY=VALUE", help="compare the other conditions with these"
     )
     parser.add_argument("--out", help="folder for tables and figures (default: comparisons/<date>/<time>)")
+    parser.add_argument(
+        "--store", type=Path, default=Path("runs"), help="where it is known what was drawn before (default: runs, here)"
+    )
     parser.add_argument("--open", action="store_true", help="show the report in a browser")
     parser.add_argument("--no-figures", action="store_true", help="tables alone, in a second")
     parser.add_argument(
@@ -98,6 +102,7 @@ class Asked:
     out: str | None
     draw: bool
     allow: list[str]
+    store: Path = Path("runs")
     opens: bool = False
     command: str = "python -m hw1.compare"
 
@@ -112,6 +117,7 @@ class Asked:
             arguments.out,
             not arguments.no_figures,
             arguments.allow,
+            arguments.store,
             arguments.open,
         )
 
@@ -240,18 +246,20 @@ def _print_lines(lines: Sequence[str], console: Console, style: str) -> None:
 def _concluded(section: Section, tables: Tables, folder: Path, asked: Asked) -> Concluded:
     """What the experiment concludes and draws from the tables, if it is hw1's or allowed."""
     try:
-        experiment = _experiment(section.members[0], asked.allow)
+        experiment, node = _experiment(section.members[0], asked.allow)
     except (UserError, OSError, TypeError, ValueError, KeyError, yaml.YAMLError) as error:
         print(f"warning: no figures: {one_line(error)}", file=sys.stderr)
         return Concluded()
     tables = {name: rows for name, rows in tables.items() if len(rows)}
-    return outcome.conclude(folder, experiment, tables, list(section.sweep.keys), asked.draw)
+    drawing = Drawing(node, experiment, tables, section.sweep.keys, asked.allow)
+    return outcome.conclude(folder, drawing, asked.store if asked.store.is_dir() else None, asked.draw)
 
 
-def _experiment(member: Member, allow: Sequence[str]) -> Experiment:
+def _experiment(member: Member, allow: Sequence[str]) -> tuple[Experiment, dict[str, Any]]:
     """What draws the tables: one of hw1's own experiments, or of the modules that were allowed on this command line.
 
-    It is given plain values. A key that it has not any more is left out, one that it has got since is None.
+    It is given plain values, which are returned as well. A key that it has not any more is left out, one that it has
+    got since is None.
     """
     key, target = "experiment._target_", member.target
     if not target.startswith((EXPERIMENTS, *(f"{module}." for module in allow))):
@@ -259,7 +267,7 @@ def _experiment(member: Member, allow: Sequence[str]) -> Experiment:
     found, node = parts.find(target, allow, key), aligned.experiment_node(member)
     if not (isinstance(found, type) and issubclass(found, Experiment) and is_dataclass(found)):
         raise UserError(f"{key}={shortened(target)}: is no experiment")
-    return found(**{field.name: node.get(field.name) for field in fields(found)})
+    return found(**{field.name: node.get(field.name) for field in fields(found)}), node
 
 
 def _notes(section: Section, sweep: Sweep) -> list[str]:

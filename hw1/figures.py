@@ -23,6 +23,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocat
 
 from hw1.errors import one_line, written
 from hw1.experiments import Experiment, Tables
+from hw1.files import write_atomically
 from hw1.quantities import quantity
 from hw1.statistics import Interval, mean_interval
 
@@ -55,6 +56,9 @@ STYLE: dict[str, Any] = {
     "text.parse_math": False,  # a $ in a user's name is a dollar sign
 }
 
+# A person's own settings would give other bytes; the backend is no matter of looks.
+_DEFAULTS = {name: value for name, value in mpl.rcParamsDefault.items() if not name.startswith("backend")}
+
 
 def new_figure(rows: int, columns: int, width: float, height: float, **keys: Any) -> tuple[Figure, np.ndarray]:
     """A figure with its axes as an array (rows, columns); sizes in inches. Belongs to no window and no global list."""
@@ -80,7 +84,7 @@ def draw(folder: Path, experiment: Experiment, tables: Tables, swept: list[str])
     """
     names: list[str] = []
     try:
-        with mpl.rc_context(STYLE), warnings.catch_warnings():  # type: ignore[arg-type]
+        with mpl.rc_context(_DEFAULTS | STYLE), warnings.catch_warnings():  # type: ignore[arg-type]
             warnings.filterwarnings("ignore", "Glyph .* missing from")  # it draws a box; the SVG has the letter
             for name, figure in experiment.draw(tables, swept).items():
                 _save(figure, folder, name)
@@ -99,18 +103,12 @@ def _save(figure: Figure, folder: Path, name: str) -> None:
         layout.execute(figure)
         figure.set_layout_engine("none")
     canvas.draw()
-    _replace(folder / f"{name}.png", _png(np.asarray(canvas.buffer_rgba()), figure.dpi))
+    write_atomically(folder / f"{name}.png", _png(np.asarray(canvas.buffer_rgba()), figure.dpi))
     svg = io.BytesIO()
     FigureCanvasSVG(figure).print_svg(
         svg, metadata={"Date": None, "Title": figure.get_label() or figure.get_suptitle() or name}
     )
-    _replace(folder / f"{name}.svg", svg.getvalue())
-
-
-def _replace(file: Path, content: bytes) -> None:
-    scratch = file.with_name(f".{file.name}.tmp")
-    scratch.write_bytes(content)
-    scratch.replace(file)
+    write_atomically(folder / f"{name}.svg", svg.getvalue())
 
 
 def _png(pixels: np.ndarray, dpi: float) -> bytes:

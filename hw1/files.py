@@ -49,11 +49,11 @@ def lock(file: Path, waiting: Callable[[], None] | None = None) -> Iterator[bool
             held.release()
 
 
-def write_atomically(file: Path, text: str) -> None:
+def write_atomically(file: Path, content: str | bytes) -> None:
     """Replace a file in one step; a reader sees the old content or the new, never a part."""
     scratch = file.with_name(f".{file.name}.{os.getpid()}.{threading.get_ident()}.tmp")
     try:
-        scratch.write_text(text, encoding="utf-8", newline="")
+        scratch.write_bytes(content.encode() if isinstance(content, str) else content)
         scratch.replace(file)
     except OSError as error:
         with contextlib.suppress(OSError):

@@ -10,27 +10,24 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from hw1 import launchers, parts, signals
+from hw1 import launchers, machine, parts, signals
+from hw1.drawn import Drawing, draw
 from hw1.errors import UserError, one_line, shortened, system_words
 from hw1.experiments import Experiment, Tables, flattened
 from hw1.files import clear_scratch, write_json, write_table
-from hw1.machine import collect_rarely
 from hw1.measured import Known, Measured, Measurement, stored_runs
 from hw1.progress import PLAN, PROGRESS, RESULT, Reporter, read_json, shown
 from hw1.recipe import Recipe, load_dataset
 from hw1.schema import nearest
 from hw1.shares import Shares
 from hw1.store import Damaged, Store
-
-if TYPE_CHECKING:
-    from hw1.machine import Machine
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +37,7 @@ def execute(config: DictConfig) -> None:
 
     Nothing that goes wrong in a job is raised: under some launchers that would end the others. Ctrl-C is.
     """
-    collect_rarely()
+    machine.collect_rarely()
     logging.raiseExceptions = False  # a log that cannot be written is no reason for a traceback
     with signals.at_work():
         try:
@@ -110,8 +107,6 @@ def _why(end: BaseException) -> str:
 def _perform(composed: DictConfig, folder: Path, launcher: dict[str, Any], result: dict[str, Any]) -> None:
     config = plain(composed)
     experiment: Experiment = parts.build(config["experiment"], allow=config["allow_targets"])
-    from hw1 import figures, machine  # with matplotlib: half a second that bad input need not wait for
-
     here = machine.Machine(
         machine.resolve_device(config["device"]),
         launchers.threads_of(config["threads"], launcher),
@@ -137,10 +132,10 @@ def _perform(composed: DictConfig, folder: Path, launcher: dict[str, Any], resul
     result["findings"] = list(conclusion.sentences)
     for name, table in conclusion.tables.items():
         write_table(folder / f"{name}.csv", table)
-    drawn = figures.draw(folder, experiment, tables | conclusion.tables, [])
-    result["figures"] = drawn.names
-    if drawn.problem:
-        log.warning("a figure could not be drawn: %s", drawn.problem)
+    drawing = Drawing(config["experiment"], experiment, tables | conclusion.tables, [], here.allow_targets)
+    result["figures"], problem = draw(drawing, folder, Path(config["store"]))
+    if problem:
+        log.warning("a figure could not be drawn: %s", problem)
 
 
 @dataclass(frozen=True)
@@ -151,7 +146,7 @@ class _Work:
     experiment: Experiment
     recipes: Mapping[str, Recipe]
     first: int  # of them, to begin with
-    machine: "Machine"
+    machine: machine.Machine
     folder: Path
     result: dict[str, Any]
 
@@ -174,7 +169,7 @@ class _Work:
 
     def measure(self, words: Sequence[str]) -> Tables:
         """The tables of runs that are in the store, or are trained by the command line of these words."""
-        from hw1 import laboratory, machine  # with torch
+        from hw1 import laboratory  # with torch
 
         machine.set_up_process(self.machine.threads)
         reporter, names = self.reporter, list(self.recipes)

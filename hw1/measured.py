@@ -109,11 +109,16 @@ class Measurement:
 
     def _code(self) -> str:
         ours = [file for pattern in MEASURING for file in sorted(Path(__file__).parent.glob(pattern))]
-        kinds = [kind for kind in type(self.experiment).__mro__ if kind.__module__ not in sys.stdlib_module_names]
-        files: list[str | Path | None] = [inspect.getsourcefile(kind) for kind in kinds]
-        files += [parts.source_file(target, self.allow) for target in parts.targets(self.node)]
-        own = sorted({Path(file) for file in files if file})
+        own = own_sources(self.experiment, self.node, self.allow)
         return hashlib.sha256("\n".join(map(source_digest, [*ours, *own])).encode()).hexdigest()
+
+
+def own_sources(experiment: Experiment, node: Mapping[str, Any], allow: Sequence[str]) -> list[Path]:
+    """The files of an experiment's classes, and of the parts of its node that are a user's own; sorted."""
+    kinds = [kind for kind in type(experiment).__mro__ if kind.__module__ not in sys.stdlib_module_names]
+    files: list[str | Path | None] = [inspect.getsourcefile(kind) for kind in kinds]
+    files += [parts.source_file(target, allow) for target in parts.targets(node)]
+    return sorted({Path(file) for file in files if file})
 
 
 class Measured(Store):

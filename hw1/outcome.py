@@ -6,7 +6,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,8 +17,9 @@ from rich.text import Text
 
 from hw1 import aligned, findings, latex, parts, results
 from hw1 import report as pages
+from hw1.drawn import Drawing, draw
 from hw1.errors import one_line
-from hw1.experiments import Conclusion, Experiment, Tables
+from hw1.experiments import Conclusion
 from hw1.files import read_table, write_json, write_table
 from hw1.progress import PLAN, PROGRESS, RESULT, read_json, shown
 from hw1.quantities import quantity
@@ -124,30 +125,33 @@ def _conclude(planned: "Planned", written: results.Written) -> Concluded:
         own = {table: rows.dropna(axis=1, how="all") if several else rows for table, rows in own.items() if len(rows)}
         if own:
             experiment = parts.build(job.config["experiment"], allow=job.config["allow_targets"])
-            concluded += conclude(planned.folder, experiment, own, list(sweep.keys))
+            drawing = Drawing(job.config["experiment"], experiment, own, sweep.keys, job.config["allow_targets"])
+            concluded += conclude(planned.folder, drawing, Path(job.config["store"]))
     return concluded
 
 
-def conclude(folder: Path, experiment: Experiment, tables: Tables, swept: list[str], draw: bool = True) -> Concluded:
+def conclude(folder: Path, drawing: Drawing, store: Path | None, draws: bool = True) -> Concluded:
     """Write what an experiment concludes from the tables of several jobs, and its figures.
 
     What goes wrong in it is a warning on stderr: it must cost neither tables nor comparison.
+
+    Args:
+        drawing: with the tables without those of the conclusion.
+        store: where it is known what was drawn before.
     """
+    experiment = drawing.experiment
     try:
-        conclusion = experiment.conclude(tables, swept)
+        conclusion = experiment.conclude(drawing.tables, list(drawing.swept))
     except Exception as error:
         conclusion = Conclusion()
         print(f"warning: no conclusion could be drawn: {type(error).__name__}: {one_line(error)}", file=sys.stderr)
     for table, rows in conclusion.tables.items():
         write_table(folder / f"{table}.csv", rows)
     names: list[str] = []
-    if draw:
-        from hw1 import figures  # with matplotlib, half a second
-
-        drawn = figures.draw(folder, experiment, tables | conclusion.tables, swept)
-        names = drawn.names
-        if drawn.problem:
-            print(f"warning: a figure could not be drawn: {drawn.problem}", file=sys.stderr)
+    if draws:
+        names, problem = draw(replace(drawing, tables=drawing.tables | conclusion.tables), folder, store)
+        if problem:
+            print(f"warning: a figure could not be drawn: {problem}", file=sys.stderr)
     answers = [conclusion.answer] if conclusion.answer else []
     return Concluded([experiment.question], answers, list(conclusion.sentences), names)
 

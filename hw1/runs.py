@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from hw1 import drawn
 from hw1.cli import complain
 from hw1.errors import UserError, one_line
 from hw1.files import read_table
@@ -57,10 +58,11 @@ def _parser() -> argparse.ArgumentParser:
     remove.add_argument("--force", action="store_true", help="also those that a live job uses")
     remove.set_defaults(do=_remove)
     clean = commands.add_parser(
-        "clean", help="take away what killed jobs left, and what was measured of runs that are gone; finished runs stay"
+        "clean",
+        help="take away what killed jobs left, and what is known of runs and figures that are gone; finished runs stay",
     )
     clean.add_argument(
-        "--all", action="store_true", help="also unfinished trainings, what was measured, and what was damaged"
+        "--all", action="store_true", help="also unfinished trainings, what was measured or drawn, and what was damaged"
     )
     clean.set_defaults(do=_clean)
     return parser
@@ -83,6 +85,7 @@ def _list(store: Store, arguments: argparse.Namespace, console: Console) -> int:
     console.print(f"{len(found)} runs, {size / 1e6:.1f} MB, in {store.folder}", markup=False, highlight=False)
     kinds = {
         ".measured": "tables measured of them",
+        drawn.PLACE: "jobs, sweeps and comparisons whose figures are known",
         ".partial": "trainings to go on with",
         ".quarantine": "damaged, set aside",
     }
@@ -175,6 +178,7 @@ def _remove(store: Store, arguments: argparse.Namespace, console: Console) -> in
 
 def _clean(store: Store, arguments: argparse.Namespace, console: Console) -> int:
     removed = [*store.clean(arguments.all), *Measured(store.folder).clean(arguments.all)]
+    removed += drawn.clean(store.folder, arguments.all)
     for name in removed:
         console.print(f"removed {name}", markup=False, highlight=False)
     last = f"{len(removed)} leftovers removed from {store.folder}"

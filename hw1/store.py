@@ -11,6 +11,7 @@ that do not lock, two trainings of one recipe still end in one good run.
     .partial/     states of trainings that have not ended, by key
     .locks/       <key>.lock of who trains it, <key>.<process>.use of each who uses it; they end with their process
     .measured/    what experiments measured of runs, by key, with a SHA256SUMS of its own each; see hw1.measured
+    .drawn/       where which figures were drawn, by key; see hw1.drawn
     .quarantine/  runs and measured tables that were found damaged
 """
 

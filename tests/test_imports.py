@@ -16,7 +16,8 @@ TORCHLESS = (
     "hw1.checks", "hw1.cli", "hw1.compare", "hw1.comparing", "hw1.compose", "hw1.design", "hw1.errors",
     "hw1.experiments", "hw1.experiments.classification", "hw1.experiments.function", "hw1.experiments.interpolation",
     "hw1.experiments.sensitivity", "hw1.experiments.weight_pca",
-    "hw1.figures", "hw1.files", "hw1.job", "hw1.measures.trade_off", "hw1.outcome", "hw1.parts", "hw1.paths",
+    "hw1.drawn", "hw1.figures", "hw1.files", "hw1.job", "hw1.measures.trade_off", "hw1.outcome", "hw1.parts",
+    "hw1.paths",
     "hw1.latex", "hw1.report", "hw1.report.chart", "hw1.report.graphic",
     "hw1.launchers", "hw1.progress", "hw1.quantities", "hw1.recipe", "hw1.results", "hw1.schema", "hw1.signals",
     "hw1.statistics", "hw1.store", "hw1.supervise", "hw1.sweep", "hw1.terminal",
@@ -35,7 +36,7 @@ LAYERS = (
     {"hw1.latex", "hw1.report.*"},
     {"hw1.differences", "hw1.findings", "hw1.trackers", "hw1.trackers.*"},
     {"hw1.aligned"},
-    {"hw1.experiments.*"},
+    {"hw1.drawn", "hw1.experiments.*"},
     {
         "hw1.experiments",
         "hw1.figures",

@@ -59,7 +59,10 @@ class Experiment(ABC):
 
     @abstractmethod
     def draw(self, tables: Tables, swept: list[str]) -> "dict[str, Figure]":
-        """Figures by file name, from the tables of a job or of a sweep, those of `conclude` among them."""
+        """Figures by file name, from the tables of a job or of a sweep, those of `conclude` among them.
+
+        Of nothing else: for the same tables, settings and code nobody asks again (`hw1.drawn`).
+        """
 
 
 def flattened(overrides: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -23,7 +23,7 @@ from hw1.store import FILES, SUMS, Store
 from .harness import Row, in_child
 
 KEY, OTHER, THIRD = ("0123456789abcdef" * 2, "0123" + "f" * 28, "89ab" + "c" * 28)
-DOTTED = {".tmp", ".locks", ".measured", ".partial", ".quarantine"}  # what the store's docstring names
+DOTTED = {".tmp", ".locks", ".measured", ".drawn", ".partial", ".quarantine"}  # what the store's docstring names
 TABLES = ("measured.json", "summary.csv")
 OLD, NEW = b"state of step 3\n" * 400, b"state of step 7\n" * 600
 Finding = tuple[str, str]  # what it counts as (lost, corrupt, duplicated, other), and a sentence

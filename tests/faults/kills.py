@@ -211,6 +211,7 @@ def _results(folder: Path) -> dict[str, bytes]:
 
 
 def _differences(wanted: dict[str, bytes], folder: Path) -> list[str]:
+    from hw1 import drawn
     from hw1.measured import Measured
     from hw1.store import Damaged, Store
 
@@ -226,7 +227,10 @@ def _differences(wanted: dict[str, bytes], folder: Path) -> list[str]:
             except Damaged as damage:
                 problems.append(str(damage))
     stores[0].clean()
-    left = [file for file in folder.glob("runs/.*/*") if file.suffix != ".lock" and file.parent.name != ".measured"]
+    drawn.clean(folder / "runs")
+    there = (".measured", drawn.PLACE)
+    left = [file for file in folder.glob("runs/.*/*") if file.suffix != ".lock" and file.parent.name not in there]
+    left += (folder / "runs" / drawn.PLACE).glob(".*")
     left += [file for file in folder.glob("out/**/.*") if not any(part in NAMED for part in file.parts)]
     return problems + [f"left behind: {file.relative_to(folder)}" for file in left]
 
