@@ -129,12 +129,10 @@ def _code() -> str:
 
 
 def _content(table: "pd.DataFrame") -> str:
-    """SHA-256 of a table's columns, types and cells."""
-    from pandas.util import hash_pandas_object
-
-    digest = hashlib.sha256(repr([(name, str(kind)) for name, kind in table.dtypes.items()]).encode())
-    digest.update(hash_pandas_object(table).to_numpy().tobytes())
-    for _, column in table.items():
-        if column.dtype == object:  # whose 1 and "1" have one hash
-            digest.update(repr([type(value).__name__ for value in column]).encode())
+    """SHA-256 of a table's columns, types and cells: numbers bit by bit, all else as Python writes it."""
+    digest = hashlib.sha256()
+    for name, column in [("", table.index), *table.items()]:
+        cells = column.to_numpy()
+        digest.update(repr((name, str(cells.dtype), len(cells))).encode())
+        digest.update(cells.tobytes() if cells.dtype.kind in "biuf" else repr(cells.tolist()).encode())
     return digest.hexdigest()
