@@ -42,17 +42,20 @@ class Row:
         return ratios and (self.most is None or self.value is None or self.value <= self.most)
 
 
-def in_turn(name: str, unit: str, ways: dict[str, Way], wanted: dict[str, float], rounds: int) -> Row:
-    """Run each way `rounds` times, in an order that turns; before that those of this process once for nothing.
+def in_turn(
+    name: str, unit: str, ways: dict[str, Way], wanted: dict[str, float], rounds: int, warm: bool = False
+) -> Row:
+    """Run each way `rounds` times, in an order that turns; before that those of this process once for nothing, unless
+    they are `warm`.
 
     The usual way has a process of its own, warm from the start, takes long, and is not near its bound: it has every
-    other round, with workers every fourth (NaN in the others).
+    other round, with workers every fourth (NaN in the others). By hand, which has no bound, has every other.
     """
     row = Row(name, unit, {way: [] for way in ways}, wanted)
     names = list(ways)
-    every = {way: 4 if "workers" in way else 2 if way.startswith("usual") else 1 for way in names}
+    every = {way: 4 if "workers" in way else 2 if way == "usual" or "by hand" in way else 1 for way in names}
     for way in names:
-        if every[way] == 1:
+        if not warm and not way.startswith("usual"):
             ways[way]()
     for number in range(rounds):
         for way in names[number % len(names) :] + names[: number % len(names)]:
