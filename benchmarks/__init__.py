@@ -7,3 +7,10 @@
 A row's ways are run in turn, in one process, several times; what is reported is the median of the rounds' ratios with
 their quartiles. Absolute times are a side note: they change with the machine and with who else is at work on it.
 """
+
+import os
+
+# Before torch is imported: its profiler would say on stderr that there is no GPU, and of some memory that it did not see
+# it made.
+for name, level in (("KINETO_LOG_LEVEL", "99"), ("TORCH_CPP_LOG_LEVEL", "ERROR")):
+    os.environ.setdefault(name, level)

@@ -154,7 +154,7 @@ def function_splits(device: torch.device) -> Splits:
 
 
 def _function_replicas(setting: Setting) -> Row:
-    splits, make, steps = function_splits(setting.device), network("small"), 400
+    splits, make, steps = function_splits(setting.device), network("small"), 250
     x, y = splits.inputs("train", slice(None)), splits.targets["train"]
 
     def bare(function: Callable[..., None]) -> float:

@@ -25,7 +25,7 @@ def all_rows(setting: Setting) -> Iterator[Callable[[], Row]]:
     yield partial(_grown, "replicas of mlp", sizes, partial(_mlp_replicas, setting), "batch 16, a step of all")
     alphas = (1, 11, 101, 1001)
     yield partial(_grown, "α", alphas, partial(_alphas, setting), "mlp on 500 images", exact=True, flat=True)
-    yield partial(_grown, "batch size", (8, 64, 512, 8192), partial(_batches, setting), "cnn, a step")
+    yield partial(_grown, "batch size", (8, 64, 512, 8192), partial(_batches, setting), "cnn, a step", exact=True)
     counts = (10**3, 10**4, 10**5, 10**6, 10**7)
     yield partial(_grown, "parameters", counts, partial(_parameters, setting), "mlp, batch 64, a step")
 

@@ -2,7 +2,6 @@
 
 import ctypes
 import math
-import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -87,7 +86,6 @@ def held(function: Callable[[], object]) -> float:
 
     The system counts a process's pages by the quarter of a megabyte, which is more than some of what is measured.
     """
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # it says on stderr that there is no GPU
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
         function()
     events = profile.profiler.kineto_results.events()  # type: ignore[union-attr]
