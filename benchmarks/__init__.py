@@ -10,7 +10,6 @@ their quartiles. Absolute times are a side note: they change with the machine an
 
 import os
 
-# Before torch is imported: its profiler would say on stderr that there is no GPU, and of some memory that it did not see
-# it made.
+# Before torch is imported: its profiler would say on stderr that there is no GPU, and which memory it did not see made.
 for name, level in (("KINETO_LOG_LEVEL", "99"), ("TORCH_CPP_LOG_LEVEL", "ERROR")):
     os.environ.setdefault(name, level)
