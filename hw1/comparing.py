@@ -81,7 +81,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--out", help="folder for tables and figures (default: comparisons/<date>/<time>)")
     parser.add_argument(
-        "--store", type=Path, default=Path("runs"), help="where it is known what was drawn before (default: runs, here)"
+        "--store",
+        type=Path,
+        default=Path("runs"),
+        metavar="DIR",
+        help="where it is known what was drawn before (default: runs, here)",
     )
     parser.add_argument("--open", action="store_true", help="show the report in a browser")
     parser.add_argument("--no-figures", action="store_true", help="tables alone, in a second")
