@@ -9,6 +9,7 @@ code or libraries are others. It saves time, matplotlib's import included, and i
 import contextlib
 import hashlib
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -23,6 +24,8 @@ from hw1.recipe import KEY_LENGTH
 
 if TYPE_CHECKING:
     import pandas as pd
+
+log = logging.getLogger(__name__)
 
 PLACE = ".drawn"
 LIBRARIES = ("matplotlib", "numpy", "pandas", "scipy")
@@ -63,9 +66,11 @@ def draw(drawing: Drawing, folder: Path, store: Path | None) -> tuple[list[str],
     Args: store: where it is known what was drawn; None: nowhere.
     Returns: the figures' names, and "" or in one line why another could not be drawn.
     """
-    record = store / PLACE / f"{drawing.key}.json" if store else None
-    if record and (names := _copied(record, folder)) is not None:
-        return names, ""
+    record = _record(drawing, store) if store else None
+    if record:
+        with contextlib.suppress(OSError):  # who draws will say that the disk is full
+            if (names := _copied(record, folder)) is not None:
+                return names, ""
     from hw1 import figures  # with matplotlib, half a second
 
     names, problem = figures.draw(folder, drawing.experiment, drawing.tables, list(drawing.swept))
@@ -86,6 +91,15 @@ def clean(store: Path, everything: bool = False) -> Sequence[str]:
             record.unlink(missing_ok=True)
             removed.append(str(record.relative_to(store)))
     return removed
+
+
+def _record(drawing: Drawing, store: Path) -> Path | None:
+    """The file that knows of a drawing, there or not; None for one that has no key: it must not cost a figure."""
+    try:
+        return store / PLACE / f"{drawing.key}.json"
+    except Exception as error:
+        log.info("figures that cannot be known again", exc_info=error)
+        return None
 
 
 def _copied(record: Path, folder: Path) -> list[str] | None:

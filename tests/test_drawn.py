@@ -142,6 +142,33 @@ def test_a_store_that_takes_nothing_costs_no_figure(drawing, store, tmp_path, mo
     assert len(files_of(tmp_path / "a")) == 4
 
 
+def test_a_disk_that_takes_no_copy_is_said_by_who_draws(drawing, store, tmp_path, monkeypatch):
+    def refuse(file, content):
+        raise OSError(errno.ENOSPC, "No space left on device", str(file))
+
+    draw(drawing, into(tmp_path / "a"), store)
+    for module in (drawn, figures):
+        monkeypatch.setattr(module, "write_atomically", refuse)
+    names, problem = draw(drawing, into(tmp_path / "b"), store)
+    assert names == []
+    assert problem.startswith("OSError: [Errno 28] No space left on device")
+
+
+class Odd:
+    """A cell that cannot be written down."""
+
+    def __repr__(self):
+        raise RuntimeError("no words")
+
+
+def test_tables_without_a_key_are_drawn(drawing, store, tmp_path):
+    odd = replace(drawing, tables={"summary": TABLE.assign(odd=[Odd(), Odd(), Odd()])})
+    for name in "ab":
+        assert draw(odd, into(tmp_path / name), store) == (["line", "line.log"], "")
+    assert drawing.experiment.asked == 2
+    assert not (store / PLACE).exists()
+
+
 def test_a_persons_own_settings_change_no_byte(drawing, tmp_path, monkeypatch):
     draw(drawing, into(tmp_path / "a"), None)
     monkeypatch.setitem(figures.mpl.rcParams, "lines.linewidth", 9)
