@@ -83,6 +83,7 @@ def compare(
     out: StrPath | None = None,
     figures: bool = True,
     allow: Iterable[str] = (),
+    store: StrPath | None = None,
 ) -> Result:
     """Compare jobs and sweeps, as `python -m hw1.compare` does: conditions are what differs between their configs.
 
@@ -95,6 +96,7 @@ def compare(
         out: folder for tables and figures; by default a new one, comparisons/<date>/<time>.
         figures: whether to draw them.
         allow: modules in which experiments of your own are defined.
+        store: where it is known what was drawn before; by default runs, here.
 
     Returns: the comparison. Jobs that failed or have not finished are left out of it, and a warning is given.
     Raises: hw1.UserError, in one line, for folders that are none, and for what is not in them.
@@ -107,6 +109,7 @@ def compare(
     words += [f"--out={Path(out).absolute()}"] if out is not None else []
     words += [] if figures else ["--no-figures"]
     words += [f"--allow={module}" for module in _texts(allow)]
+    words += [f"--store={os.fspath(store)}"] if store is not None else []
     ended = _called("hw1.compare", words, None, _Shown(subprocess.DEVNULL))
     if ended.code == BAD_INPUT:
         raise UserError(ended.error or "bad input")

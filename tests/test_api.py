@@ -316,6 +316,15 @@ def test_a_comparison_of_results_and_folders(ran, function_job, tmp_path):
     assert some.tables["jobs"]["folder"].tolist() == [str(ran["job"].folder)]
 
 
+def test_a_comparison_asks_the_store_that_it_is_given(ran, tmp_path):
+    (tmp_path / "store").mkdir()
+    for name in "ab":
+        result = hw1.compare(ran["job"], out=tmp_path / name, store=tmp_path / "store")
+        assert result.figures
+    (record,) = (tmp_path / "store" / ".drawn").iterdir()
+    assert json.loads(record.read_text())["folder"] == str(tmp_path / "a")
+
+
 def test_a_comparison_with_jobs_that_failed(ran, tmp_path):
     with pytest.warns(UserWarning, match="not all jobs are ok .*no four, please"):
         result = hw1.compare(ran["sweep"], out=tmp_path / "out", figures=False)
