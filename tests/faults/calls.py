@@ -67,7 +67,7 @@ def calls_of(case: Case, folder: Path) -> list[tuple[str, str, str]]:
 
 
 def errors_of(call: tuple[str, str, str]) -> tuple[int, ...]:
-    """The errors that a call is to fail with; of `flock` EACCES would say that somebody else holds the lock."""
+    """The errors that a call is to fail with."""
     if call[0] == "flock":
         return (errno.EIO, errno.ENOLCK)
     return ERRORS + READ_ERRORS * (call[0] in READS)
@@ -151,8 +151,8 @@ def _jobs(size: Size, folder: Path) -> Row:
     made = note.read_text(encoding="utf-8").splitlines()
     chance = size.random("jobs")
     kinds = chance.sample(sorted(set(made)), size.pick(30, 2))  # of all writes into a figure one
-    points = [(chance.choice([n for n, call in enumerate(made, 1) if call == kind]), chance.choice(ERRORS))
-              for kind in kinds]  # fmt: skip
+    points = [(chance.choice([n for n, call in enumerate(made, 1) if call == kind]),
+               chance.choice(errors_of((kind.split()[0], "", "")))) for kind in kinds]  # fmt: skip
     disturbed = partial(_job, folder, due, size.quick)
     for point, findings in zip(points, spread(disturbed, points), strict=True):
         record(row, findings, f"call {point[0]} {made[point[0] - 1]}, {errno.errorcode[point[1]]}")
