@@ -239,7 +239,7 @@ def _alpha(setting: Setting, name: str) -> Row:
     def by_hand() -> None:
         for alpha in alphas:
             model.load_state_dict({key: torch.lerp(a[key], b[key], alpha) for key in a})
-            limit.evaluate(model, images, 1000 if name == "cnn" else 500)
+            limit.evaluate(model, images, 250 if name == "cnn" else 500)
 
     ways = {
         "ours": lambda: 60_000 * timed(ours, len(alphas) * count),

@@ -1,5 +1,6 @@
 """A data set as tensors on the device, and networks placed beside it."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -40,6 +41,17 @@ class Splits:
         """Shape of one example."""
         return tuple(self.raw["train"].shape[1:])
 
+    @property
+    def slice_size(self) -> int:
+        """Examples to evaluate at once: 250 MNIST images on a CPU, 4,000 on a GPU, as many numbers of others, ≥ 32.
+
+        What layers give of so many fits a core's share of the cache: in slices of 1,000 the small CNN takes 1.4 times
+        as long on one core, beside another that does the same, and 1.5 times with two threads. A function of shape and
+        device alone, since the order of summation decides the last bits, and the same weights must give the same bits
+        wherever they are evaluated.
+        """
+        return max(32, (250 if self.device.type == "cpu" else 4_000) * 784 // math.prod(self.input_shape))
+
     def inputs(self, split: str, rows: Tensor | slice) -> Tensor:
         """What networks see of some rows of a split: (*rows, *shape), the same bits however rows are grouped."""
         raw = self.raw[split]
@@ -52,9 +64,9 @@ class Splits:
         """Labels (*rows) or values (*rows, K) of some rows of a split."""
         return _chosen(self.targets[split], rows)
 
-    def slices(self, split: str, size: int, limit: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
-        """Inputs and targets of a whole split, or its first `limit` examples, a slice at a time."""
-        targets = self.targets[split][:limit]
+    def slices(self, split: str, size: int | None = None, limit: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+        """Inputs and targets of a whole split, or its first `limit` examples, a slice (of `slice_size`) at a time."""
+        targets, size = self.targets[split][:limit], size or self.slice_size
         for start in range(0, len(targets), size):
             rows = slice(start, min(start + size, len(targets)))
             yield lay_out(self.inputs(split, rows)), targets[rows]

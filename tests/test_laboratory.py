@@ -21,7 +21,7 @@ from hw1.errors import UserError
 from hw1.files import read_table
 from hw1.laboratory import Laboratory, check_output
 from hw1.machine import Machine, resolve_device
-from hw1.measures.performance import evaluate, slice_size
+from hw1.measures.performance import evaluate
 from hw1.recipe import Recipe, load_dataset
 from hw1.resident import Splits
 from hw1.store import FILES, SUMS, Store
@@ -161,7 +161,7 @@ def test_a_stored_network_has_the_stored_metrics_bit_for_bit(lab, recipe, regres
             assert not network.training
             (row,) = run.history.query(f"replica == {replica} and epoch == {epoch}").to_dict("records")
             for split in ("train", "validation", "test"):
-                found = evaluate(network, run.loss(), run.splits.slices(split, slice_size(run.splits.input_shape)))
+                found = evaluate(network, run.loss(), run.splits.slices(split))
                 assert {f"{split}_{name}": value for name, value in found.items()}.items() <= row.items()
             for name, value in network.state_dict().items():
                 assert torch.equal(value, run.weights(epoch)[name][replica])

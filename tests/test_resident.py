@@ -34,3 +34,13 @@ def test_a_large_mean_costs_no_digits():
     x = 1.7e9 + np.linspace(0, 1, 20).reshape(20, 1)  # time stamps: float32 knows them to 128 seconds
     got, train = splits(x, 1.7e9, 1.0, torch.float32)
     np.testing.assert_allclose(got.inputs("train", slice(None)).numpy(), train - 1.7e9, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("shape", "size"), [((1, 28, 28), 250), ((1,), 196_000), ((3, 32, 32), 63), ((3, 224, 224), 32)]
+)
+def test_slices_hold_about_the_same_amount_of_numbers(shape, size):
+    found, _ = splits(np.zeros((70, *shape), dtype=np.float32), 0.0, 1.0, torch.float32)
+    assert found.slice_size == size
+    assert [len(x) for x, _ in found.slices("test")] == [size] * (70 // size) + [70 % size] * bool(70 % size)
+    assert [len(x) for x, _ in found.slices("test", limit=40)] == [len(x) for x, _ in found.slices("test", size, 40)]

@@ -21,7 +21,7 @@ from hw1.experiments.weight_pca import LESS, MORE, UNRESOLVED, WeightPca, _again
 from hw1.files import read_table
 from hw1.laboratory import STORED_TYPES, Laboratory, write_tensors
 from hw1.machine import Machine
-from hw1.measures.performance import evaluate, slice_size
+from hw1.measures.performance import evaluate
 from hw1.recipe import Recipe, load_dataset
 from hw1.store import Store
 
@@ -132,7 +132,7 @@ def test_ablation_is_what_a_pruned_network_does(found):
     parameters = torch.nn.utils.parameters_to_vector(network.parameters())
     smallest = parameters.abs().argsort()[: round(0.9 * len(parameters))]
     torch.nn.utils.vector_to_parameters(parameters.index_fill(0, smallest, 0), network.parameters())
-    known = evaluate(network, run.loss(), run.splits.slices("test", slice_size((1, 8, 8))))["accuracy"]
+    known = evaluate(network, run.loss(), run.splits.slices("test"))["accuracy"]
     (row,) = table.query("score == 'magnitude' and order == 'bottom' and fraction == 0.9 and replica == 1").to_dict(
         "records"
     )

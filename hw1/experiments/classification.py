@@ -95,11 +95,10 @@ class Classification(Experiment):
     def _of_replica(run: "Run", replica: int) -> "tuple[Any, Any]":
         # Here, so that drawing needs no torch.
         from hw1.measures.classification import predict
-        from hw1.measures.performance import slice_size
 
         # The slices of the evaluation, so that the matrix sums to the accuracy of the history bit for bit.
         network = run.network(replica)
-        return predict(network, run.splits.slices("test", slice_size(run.splits.input_shape)))
+        return predict(network, run.splits.slices("test"))
 
     # Concluding
 

@@ -351,11 +351,10 @@ class _Paths:
     def scores(self, replica: int, loading: "Tensor | None") -> "tuple[Any, dict[str, Tensor]]":
         """A network at its end, and its parameters' scores by name, (P,) in the network's order."""
         from hw1.measures.importance import flat, saliency
-        from hw1.measures.performance import slice_size
 
         network, splits = self.run.network(replica), self.run.splits
         assert loading is not None
-        found = saliency(network, self.run.loss(), splits.slices("train", slice_size(splits.input_shape)))
+        found = saliency(network, self.run.loss(), splits.slices("train"))
         return network, {"magnitude": flat(network.parameters()).abs(), "saliency": found,
                          "loading": loading.to(found.device)}  # fmt: skip
 
@@ -379,10 +378,10 @@ class _Paths:
         import torch
 
         from hw1.measures.importance import ablation
-        from hw1.measures.performance import evaluate, slice_size
+        from hw1.measures.performance import evaluate
 
         splits, loss, kind = self.run.splits, self.run.loss(), self.metric.removeprefix("test_")
-        batches = list(splits.slices("test", slice_size(splits.input_shape)))
+        batches = list(splits.slices("test"))
         size = len(scores["magnitude"])
         orders: dict[tuple[str, str], Tensor] = {}
         for name, score in scores.items():

@@ -9,7 +9,7 @@ from itertools import islice
 import torch
 from torch import Tensor, nn
 
-from hw1.measures.performance import evaluate_each, slice_size
+from hw1.measures.performance import evaluate_each
 from hw1.models import NORMS, evaluating, leaves_inputs
 from hw1.resident import Splits
 
@@ -40,10 +40,10 @@ class Probe:
 
         So pixels become floats once for several networks: with one thread 0.86 of the time for the MLP.
         """
-        states, size, models = iter(states), slice_size(self.splits.input_shape), [self.model]
+        states, models = iter(states), [self.model]
         most = TOGETHER if leaves_inputs(self.model) else 1
         while count := self._load(models, islice(states, most)):
-            found = [evaluate_each(models[:count], self.loss, self.splits.slices(split, size)) for split in splits]
+            found = [evaluate_each(models[:count], self.loss, self.splits.slices(split)) for split in splits]
             yield from (dict(zip(splits, judged, strict=True)) for judged in zip(*found, strict=True))
 
     def _load(self, models: list[nn.Module], states: Iterable[State]) -> int:
@@ -58,8 +58,8 @@ class Probe:
         return count
 
     def _calibration(self) -> Iterator[Tensor]:
-        """The training split in slices of 500 MNIST images, half of those of evaluation, none of one example."""
-        examples, size = len(self.splits.targets["train"]), slice_size(self.splits.input_shape) // 2
+        """The training split in slices of 500 MNIST images on a CPU, twice those of evaluation, none of one example."""
+        examples, size = len(self.splits.targets["train"]), 2 * self.splits.slice_size
         while examples % size == 1:
             size += 1
         return (x for x, _ in self.splits.slices("train", size))

@@ -10,16 +10,6 @@ from torch import Tensor, nn
 from hw1.models import evaluating
 
 
-def slice_size(input_shape: Sequence[int]) -> int:
-    """Examples to evaluate at once: 1,000 MNIST images, as many numbers of others, ≥ 32.
-
-    With two threads the small CNN takes 1.4 times as long in slices of 125 and 1.2 in slices of 250, with one thread
-    1.0 to 1.1. A function of the shape alone, since the order of summation decides the last bits, and the same
-    weights must give the same bits wherever they are evaluated.
-    """
-    return max(32, 784 * 1000 // math.prod(input_shape))
-
-
 def evaluate(model: nn.Module, loss: nn.Module, slices: Iterable[tuple[Tensor, Tensor]]) -> dict[str, float]:
     """Mean loss and accuracy (integer targets), or mean loss, MAE and R² (real ones), in evaluation mode.
 
