@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("python -m benchmarks", description="Speed as ratios, measured in turn.")
     parser.add_argument("words", nargs="*", help="run the rows with all of these words in their names")
-    parser.add_argument("--whole", action="store_true", help="the main job with all of its images, not an eighth")
+    parser.add_argument("--whole", action="store_true", help="the main job with all of its images, not a sixth")
     parser.add_argument("--save", type=Path, metavar="FILE", help="write a CSV")
     parser.add_argument("--device", default="auto", help="where ours runs: auto, cpu, cuda")
     parser.add_argument("--data-dir", type=Path, default=Path("data"), help="folder of data sets")
