@@ -58,8 +58,9 @@ class Probe:
         return count
 
     def _calibration(self) -> Iterator[Tensor]:
-        """The training split in slices of 500 MNIST images on a CPU, twice those of evaluation, none of one example."""
-        examples, size = len(self.splits.targets["train"]), 2 * self.splits.slice_size
+        """The training split in slices of 500 MNIST images, or as many numbers of others, none of one example."""
+        examples = len(self.splits.targets["train"])
+        size = max(32, 500 * 784 // math.prod(self.splits.input_shape))
         while examples % size == 1:
             size += 1
         return (x for x, _ in self.splits.slices("train", size))
