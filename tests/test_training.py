@@ -596,6 +596,26 @@ def test_a_sliced_batch_is_the_whole_batch(monkeypatch, make, shape, batch_size)
         assert_same(fit(splits, make, vectorize=vectorize, **settings), whole, rtol=1e-8, atol=1e-10)
 
 
+@pytest.mark.parametrize(
+    ("make", "threads", "sizes"),
+    [
+        (partial(CNN, batch_norm=False), 1, [40, 40, 40, 30]),
+        (partial(CNN, batch_norm=False), 2, [80, 70]),
+        (models.linear, 1, [120, 30]),
+        (models.linear, 2, [150]),
+    ],
+)
+def test_each_thread_has_its_share_of_a_slice(monkeypatch, make, threads, sizes):
+    splits, settings = classes(IMAGE, train_size=150), {"batch_size": 150, "epochs": 1, "threads": threads}
+    whole = fit(splits, make, **settings)
+    seen, add = [], session.Session._add_gradient
+    monkeypatch.setitem(session.SLICE, "cpu", 40 * 16)
+    monkeypatch.setattr(session, "DENSE", 3)
+    monkeypatch.setattr(session.Session, "_add_gradient", lambda *given: (seen.append(given[1].shape[1]), add(*given)))
+    assert_same(fit(splits, make, **settings), whole, rtol=1e-8, atol=1e-10)
+    assert seen == sizes
+
+
 def test_batch_norm_sees_whole_batches():
     made = [make(input_shape=IMAGE, outputs=3) for make in (CNN, partial(CNN, batch_norm=False))]
     assert [treats_examples_singly(model) for model in made] == [False, True]
