@@ -416,3 +416,12 @@ def test_resume_of_what_cannot_be_resumed_is_one_line(words, plan, told, tmp_pat
     assert cli.main(words) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert told in line
+
+
+def test_a_process_does_not_look_through_all_objects_at_its_end():
+    code = (
+        "import atexit, gc; atexit.register(lambda: print(gc.get_freeze_count() > 1_000, gc.get_threshold()[0]));"
+        "from hw1.machine import collect_rarely; collect_rarely(); collect_rarely(); print(gc.get_freeze_count())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.stderr) == ("0\nTrue 100000\n", "")
