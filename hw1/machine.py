@@ -64,7 +64,7 @@ def collect_rarely() -> None:
 
     Libraries are many objects that stay, and a config makes many more: a further tiny job of a sweep, two at a time,
     took 0.25 instead of 0.285 s of processors' time, a comparison of 20 jobs 1.7 instead of 1.9 s. Without a look at
-    all of them at the end that and `--cfg job` take 0.85 of the time.
+    all of them at the end that and `--cfg job` take 0.83 of the time.
     """
     gc.set_threshold(100_000)
     atexit.register(gc.freeze)
