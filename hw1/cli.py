@@ -15,8 +15,7 @@ from hw1.paths import conf_dir
 from hw1.signals import INTERRUPTED, TERMINATED
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
+    from hw1.console import Console
     from hw1.sweep import Planned
 
 OK, FAILED, BAD_INPUT = 0, 1, 2
@@ -93,13 +92,12 @@ def tell_caller(folder: Path) -> None:
 
 
 def _launch(planned: "Planned") -> int:
-    from rich.console import Console
-
     from hw1 import supervise
+    from hw1.console import Console
     from hw1.progress import shown
     from hw1.terminal import Display
 
-    console = Console(width=None if sys.stdout.isatty() else 110)
+    console = Console()
     if planned.multirun:
         jobs = f"{len(planned.jobs)} jobs, {planned.side_by_side} at a time" if len(planned.jobs) > 1 else "1 job"
         console.print(f"{planned.experiment}: {jobs}, in {shown(planned.folder)}", markup=False, soft_wrap=True)

@@ -18,13 +18,13 @@ from typing import Any, NoReturn
 import numpy as np
 import yaml
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from hw1 import aligned, differences, findings, latex, outcome, parts, results, schema
 from hw1.aligned import Member, Section
 from hw1.cli import complain, tell_caller
+from hw1.console import Console
 from hw1.differences import Difference
 from hw1.drawn import Drawing
 from hw1.errors import UserError, one_line, shortened, system_words, written
@@ -44,7 +44,7 @@ _LISTED = 5  # names in a note before "…"
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line; what it returns is the exit code."""
-    console = Console(width=None if sys.stdout.isatty() else 110)
+    console = Console()
     try:
         arguments = _parser().parse_args(argv)
         words = sys.argv[1:] if argv is None else argv

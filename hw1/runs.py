@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from hw1 import drawn
 from hw1.cli import complain
+from hw1.console import Console
 from hw1.errors import UserError, one_line
 from hw1.files import read_table
 from hw1.measured import Measured
@@ -27,7 +27,7 @@ OK, FAILED = 0, 1
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line; what it returns is the exit code: 0, 1 if a run is damaged, 2 for bad input."""
     arguments = _parser().parse_args(argv)
-    console = Console(width=None if sys.stdout.isatty() else 110)
+    console = Console()
     store = Store(Path(arguments.store))
     try:
         if not store.folder.is_dir():

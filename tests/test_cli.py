@@ -389,6 +389,31 @@ def test_resume_finishes_exactly_the_jobs_that_are_not_ok(tmp_path):
     assert not list((tmp_path / "b").iterdir())
 
 
+def read_a_line_and_leave(folder, *command):
+    """The first line of a command's output, its exit code, and what it says on stderr."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", *command], cwd=folder, env=environment(), text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    line = process.stdout.readline()
+    process.stdout.close()
+    error = process.stderr.read()
+    process.stderr.close()
+    return line, process.wait(60), error
+
+
+def test_a_reader_who_leaves_ends_nothing(tmp_path):
+    words = ["experiment=function", "seed=0,1,2", "-m", "steps=20", "replicas=2", "hydra.sweep.dir=sweep", "device=cpu"]
+    line, code, error = read_a_line_and_leave(tmp_path, "hw1", *words, "hydra/launcher=basic")
+    assert (line, code, error) == ("function: 3 jobs, 1 at a time, in sweep\n", 0, "")
+    assert [read(tmp_path / "sweep" / str(job) / "result.json")["status"] for job in range(3)] == ["ok"] * 3
+    whole = {file.name for file in (tmp_path / "sweep").iterdir()}
+    assert {"comparison.csv", "findings.json", "report.html"} <= whole
+    line, code, error = read_a_line_and_leave(tmp_path, "hw1.compare", "sweep", "--out", "compared")
+    assert (bool(line), code, error) == (True, 0, "")
+    assert {"comparison.csv", "findings.json", "report.html"} <= {f.name for f in (tmp_path / "compared").iterdir()}
+
+
 def test_two_at_once_in_one_folder_the_second_says_so(tmp_path):
     with files.lock(tmp_path / ".lock"):
         done = run_program(tmp_path, ["-m", "seed=0,1", f"hydra.sweep.dir={tmp_path}"])

@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FILES = sorted((ROOT / "hw1").rglob("*.py"))
 TORCHLESS = (
     "hw1", "hw1.aligned", "hw1.api", "hw1.loaded", "hw1.notebook", "hw1.differences", "hw1.findings",
-    "hw1.checks", "hw1.cli", "hw1.compare", "hw1.comparing", "hw1.compose", "hw1.design", "hw1.errors",
+    "hw1.checks", "hw1.cli", "hw1.compare", "hw1.comparing", "hw1.compose", "hw1.console", "hw1.design", "hw1.errors",
     "hw1.experiments", "hw1.experiments.classification", "hw1.experiments.function", "hw1.experiments.interpolation",
     "hw1.experiments.sensitivity", "hw1.experiments.weight_pca",
     "hw1.drawn", "hw1.figures", "hw1.files", "hw1.job", "hw1.measures.trade_off", "hw1.outcome", "hw1.parts",
@@ -150,7 +150,7 @@ def test_measures_know_neither_config_nor_tables(name):
         ("tensorboard", {"hw1.trackers.senders"}),
         ("mlflow", {"hw1.trackers.senders"}),
         ("wandb", {"hw1.trackers.senders"}),
-        ("rich", {"hw1.cli", "hw1.comparing", "hw1.findings", "hw1.outcome", "hw1.runs", "hw1.terminal"}),
+        ("rich", {"hw1.comparing", "hw1.console", "hw1.findings", "hw1.outcome", "hw1.runs", "hw1.terminal"}),
     ],
 )
 def test_single_owners(part, owners):
